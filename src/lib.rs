@@ -1,0 +1,61 @@
+//! Forebay reads GNSS receivers, serial sensors, Modbus units and local MQTT on an ARM Linux gateway, publishes every
+//! reading on the local MQTT broker, keeps it in a store-and-forward queue while the uplink is away, and drains the
+//! queue into Kafka when it returns.
+//!
+//! # The way of a reading
+//!
+//! ```text
+//!  serial port ─┐
+//!  Modbus bus ──┼─ source ─ decode ─▶ Reading ─▶ hub ─┬─▶ queue ──▶ uplink ──▶ Kafka      must arrive
+//!  local MQTT ──┘                     (bounded)       └─▶ mqtt ───▶ local broker          best effort, QoS as configured
+//! ```
+//!
+//! There is one way to Kafka, always through the queue: an outage is only a longer queue, not another mode.
+//!
+//! # Layout
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`reading`] | what flows: readings, records, positions |
+//! | [`clock`] | boot time, wall time and how far it can be trusted |
+//! | [`config`] | what the user wrote, and what the agent uses |
+//! | [`metrics`] | the counters, a leaf |
+//! | [`source`] | owns the ports and connections readings come from |
+//! | [`decode`] | bytes and registers in, fields out; pure |
+//! | [`hub`] | stamps, routes, hands to the queue and then to MQTT |
+//! | [`queue`] | store-and-forward on sled |
+//! | [`mqtt`] | the local broker: session, publisher, outbox |
+//! | [`kafka`] | the only rdkafka code: client, settings, error classes, consumer |
+//! | [`uplink`] | drains streams into Kafka |
+//! | [`status`] | `/metrics`, `/healthz`, `/readyz`, `/status` and a page |
+//! | [`agent`] | wires the tasks; reload; shutdown in order |
+//! | [`cli`] | one file per command |
+//! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
+//!
+//! # Invariants
+//!
+//! 1. One module names each big dependency (`demo` excepted).
+//! 2. No record leaves the queue unacknowledged, except by retention or dead letter, counted and marked by `skipped`.
+//! 3. No unbounded channel, buffer, retry or file.
+//! 4. Decoders never panic and never allocate beyond their stated cap, on any input.
+//! 5. No source, MQTT or status code waits for the uplink, and no uplink code waits for them.
+//! 6. No sled call on an async thread; no I/O in `push`.
+//! 7. Order by position; time is data.
+//! 8. Every error a user can cause names the thing, the value and the limit, and where it is written.
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod decode;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod hub;
+pub mod kafka;
+pub mod metrics;
+pub mod mqtt;
+pub mod queue;
+pub mod reading;
+pub mod source;
+pub mod status;
+pub mod uplink;
