@@ -2,6 +2,9 @@
 use crate::metrics::Metrics;
 use crate::reading::{Field, Lineage, Name, Position, Record, Stamp};
 use std::path::PathBuf;
+pub mod block;
+pub mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

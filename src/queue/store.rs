@@ -1,0 +1,107 @@
+//! The block store: what keeps sealed blocks, behind the one trait of the queue.
+//!
+//! `EpochStore` is the real one, on sled. The trait is here because the tests and benchmarks run the
+//! queue on a plain append-only file as well, as oracle and yardstick.
+
+use std::time::Duration;
+
+use super::block::SealedBlock;
+use crate::reading::{Name, Position};
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full, or the quota would be passed.
+    #[error("no room for {needed_bytes} bytes in {path}: {free_bytes} bytes are left")]
+    Full {
+        /// What the append needs.
+        needed_bytes: u64,
+        /// What is left by quota and reserve.
+        free_bytes: u64,
+        /// The queue's directory.
+        path: String,
+    },
+    /// The engine or the file system failed; what was not reported durable is still the caller's.
+    #[error("{what} failed in {path}")]
+    Failed {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+/// A range of a stream that was removed on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// The stream.
+    pub stream: Name,
+    /// First position of the block.
+    pub first: Position,
+    /// Last position of the block.
+    pub last: Position,
+    /// Records that were not yet done (at or after the stream's cursor).
+    pub records: u64,
+}
+
+/// What the store holds of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The stream.
+    pub stream: Name,
+    /// First position of the oldest block.
+    pub first: Position,
+    /// Last position of the newest block.
+    pub last: Position,
+    /// Records in all its blocks, done ones included.
+    pub records: u64,
+    /// Bytes of all its blocks.
+    pub bytes: u64,
+    /// Boot index and boot time of the oldest record.
+    pub oldest: (u32, Duration),
+}
+
+/// Keeps sealed blocks of all streams. Driven by one thread.
+pub trait BlockStore: Send {
+    /// Appends blocks and makes them durable, all in one group: when this returns, a power cut does not take them.
+    ///
+    /// # Errors
+    /// On any error nothing of the group counts as durable (parts may be on disk all the same; a block that appears
+    /// twice is harmless). [`StoreError::Full`] when quota or reserve do not allow it.
+    fn append(&mut self, blocks: &[SealedBlock]) -> Result<(), StoreError>;
+
+    /// The first block of `stream` that holds positions at or after `at`; never removes.
+    ///
+    /// # Errors
+    /// When the engine fails. A damaged block is skipped and counted, not an error.
+    fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError>;
+
+    /// Deletes every epoch all of whose blocks lie wholly below their stream's cursor (`next` of its first lane).
+    /// The caller has made those cursors durable before.
+    ///
+    /// # Errors
+    /// When the file system fails; what could not be deleted is tried again next time.
+    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError>;
+
+    /// What [`Self::drop_oldest`] would remove, so that the caller can make the skips durable first.
+    /// Empty when there is nothing to drop.
+    ///
+    /// # Errors
+    /// When the epoch cannot be read to count its records.
+    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError>;
+
+    /// Removes the oldest epoch whole.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    fn drop_oldest(&mut self) -> Result<(), StoreError>;
+
+    /// What is held, per stream.
+    fn held(&self) -> Vec<Held>;
+
+    /// Bytes of disk in use, as the file system counts them.
+    fn disk_bytes(&self) -> u64;
+}
