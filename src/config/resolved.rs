@@ -53,6 +53,18 @@ pub struct Source {
     pub kind: SourceKind,
 }
 
+impl Source {
+    /// Every stream its readings can go to.
+    pub fn streams(&self) -> impl Iterator<Item = &Name> {
+        let registers = match &self.kind {
+            SourceKind::Modbus(modbus) => modbus.units.as_slice(),
+            _ => &[],
+        };
+        let registers = registers.iter().flat_map(|unit| &unit.registers).map(|register| &register.stream);
+        std::iter::once(&self.stream).chain(registers)
+    }
+}
+
 /// The kinds of source.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {

@@ -1,0 +1,119 @@
+//! What is known, as Prometheus text and as JSON.
+
+use prometheus_client::encoding::text::encode;
+use serde_json::{Value, json};
+
+use super::View;
+use crate::metrics::{BySource, ByStream};
+use crate::queue::{QueueStatus, StreamStatus};
+
+/// Content type of [`metrics`] (OpenMetrics text, which Prometheus reads).
+pub(super) const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The Prometheus exposition.
+pub(super) fn metrics(view: &View) -> String {
+    mirror_queue(view, &view.queue.status());
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = encode(&mut text, &view.registry);
+    text
+}
+
+fn mirror_queue(view: &View, status: &QueueStatus) {
+    let metrics = &view.metrics;
+    for stream in &status.streams {
+        let label = ByStream { stream: stream.name.to_string() };
+        metrics.queue_records.get_or_create(&label).set(gauge(stream.records));
+        metrics.queue_bytes.get_or_create(&label).set(gauge(stream.bytes));
+        let age = stream.oldest_age.map_or(0.0, |age| age.as_secs_f64());
+        metrics.queue_oldest_age_seconds.get_or_create(&label).set(age);
+        metrics.queue_durable_position.get_or_create(&label).set(gauge(stream.durable.map_or(0, |at| at.packed())));
+        let acknowledged = stream.acknowledged.map_or(0, |at| at.packed());
+        metrics.queue_acknowledged_position.get_or_create(&label).set(gauge(acknowledged));
+    }
+    metrics.queue_disk_bytes.set(gauge(status.disk_bytes));
+    metrics.queue_quota_bytes.set(gauge(status.quota_bytes));
+    metrics.queue_undurable_age_seconds_max.set(status.undurable_age_max.as_secs_f64());
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The whole state as JSON.
+pub(super) fn status(view: &View) -> String {
+    let queue = view.queue.status();
+    let report = json!({
+        "gateway": &*view.gateway,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": view.started.elapsed().as_secs(),
+        "sources": sources(view),
+        "queue": {
+            "id": queue.queue.to_string(),
+            "run": queue.run,
+            "disk_bytes": queue.disk_bytes,
+            "quota_bytes": queue.quota_bytes,
+            "undurable_age_seconds": queue.undurable_age.as_secs_f64(),
+            "undurable_age_seconds_max": queue.undurable_age_max.as_secs_f64(),
+            "written_bytes": view.metrics.queue_written_bytes.get(),
+            "store": if view.queue.store_failed() { "failed" } else { "ok" },
+        },
+        "streams": streams(view, &queue),
+        "uplink": uplink(view),
+        "mqtt": {
+            "up": view.metrics.mqtt_up.get() == 1,
+            "published": view.metrics.mqtt_published.get(),
+            "waiting": view.metrics.mqtt_outbox_records.get(),
+        },
+    });
+    format!("{report:#}\n")
+}
+
+fn sources(view: &View) -> Value {
+    // The families know their sources only by label, so the exposition's own list of `source_up` is not reachable:
+    // the view keeps the names.
+    let names = view.sources.borrow().clone();
+    names
+        .iter()
+        .map(|name| {
+            let label = BySource { source: name.to_string() };
+            json!({
+                "name": &**name,
+                "up": view.metrics.source_up.get_or_create(&label).get() == 1,
+                "readings": view.metrics.readings_in.get_or_create(&label).get(),
+            })
+        })
+        .collect()
+}
+
+fn streams(view: &View, queue: &QueueStatus) -> Value {
+    let with_topics = queue.streams.iter().zip(view.topics.iter().map(String::as_str).chain(std::iter::repeat("")));
+    with_topics.map(|(stream, topic)| stream_report(view, stream, topic)).collect()
+}
+
+fn stream_report(view: &View, stream: &StreamStatus, topic: &str) -> Value {
+    let label = ByStream { stream: stream.name.to_string() };
+    let place = |at: Option<crate::reading::Position>| at.map(|at| json!({ "run": at.run(), "seq": at.seq() }));
+    json!({
+        "name": &*stream.name,
+        "topic": topic,
+        "records": stream.records,
+        "bytes": stream.bytes,
+        "oldest_age_seconds": stream.oldest_age.map(|age| age.as_secs_f64()),
+        "durable": place(stream.durable),
+        "acknowledged": place(stream.acknowledged),
+        "pushed": view.metrics.records_pushed.get_or_create(&label).get(),
+        "delivered": view.metrics.uplink_records_delivered.get_or_create(&label).get(),
+    })
+}
+
+fn uplink(view: &View) -> Value {
+    let Some(status) = (view.uplink)() else { return json!({ "state": "not configured" }) };
+    let since = crate::clock::boot_ns().saturating_sub(status.since_boot_ns);
+    json!({
+        "state": status.state,
+        "for_seconds": since / 1_000_000_000,
+        "last_error": status.last_error,
+        "held": status.held.iter().map(|(stream, why)| json!({ "stream": stream, "why": why })).collect::<Vec<_>>(),
+    })
+}
