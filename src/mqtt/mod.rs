@@ -1,4 +1,5 @@
 //! The local MQTT broker: publishing every reading, and (for sources) subscribing. stub
+pub mod topics;
 use crate::metrics::Metrics;
 use crate::reading::{Name, Position, Reading, Stamp};
 use std::sync::Arc;
