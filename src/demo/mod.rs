@@ -1,1 +1,3 @@
-//! stub
+//! What demos and tests need: an embedded broker.
+
+pub mod broker;

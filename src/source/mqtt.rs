@@ -211,7 +211,7 @@ impl Source<'_> {
         match fields {
             Ok(fields) => Some(Reading {
                 source: self.name.clone(),
-                device: topics::device_of(&self.config.device, message.topic()).into(),
+                device: self.device(message.topic()),
                 stream: self.stream.clone(),
                 boot_ns: crate::clock::boot_ns(),
                 measured_us: None,
@@ -223,6 +223,14 @@ impl Source<'_> {
                 self.complain(message.topic(), &error);
                 None
             }
+        }
+    }
+
+    /// A topic without the level the template names gives the source's own name: a reading is always about something.
+    fn device(&self, topic: &str) -> Name {
+        match topics::device_of(&self.config.device, topic) {
+            device if device.is_empty() => self.name.clone(),
+            device => device.into(),
         }
     }
 
