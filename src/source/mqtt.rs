@@ -5,23 +5,27 @@
 //! the broker's `max_inflight_messages` (Mosquitto: 20), and by [`WITHHELD_MAX`] against one that sets no bound. QoS 2 is
 //! asked for as QoS 1: redelivery makes a new reading either way.
 
+#[cfg(all(test, feature = "demo"))]
+mod tests;
 mod withheld;
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use self::withheld::{Outcome, Withheld};
 use super::Context;
 use crate::config::{Mqtt, MqttSource, Payload};
 use crate::decode::payload;
+use crate::metrics::Metrics;
 use crate::mqtt::session::{self, Backoff, Driver, Event, Handle, Message, Options, SessionError};
 use crate::mqtt::topics;
 use crate::queue::StreamIndex;
-use crate::reading::{Envelope, Name, Reading};
+use crate::reading::{Envelope, Name, Position, Reading};
 
 /// Most messages whose acknowledgement is withheld, and most readings waiting for the hub.
 const WITHHELD_MAX: usize = 1_000;
@@ -61,25 +65,50 @@ pub(crate) async fn run(name: Name, stream: Name, config: MqttSource, context: &
         context.stop.cancelled().await;
         return;
     };
-    let mut source = Source { name, stream, config, context, index: StreamIndex(index), quiet_until: None };
-    let mut backoff = Backoff::new();
-    let mut reported = false;
-    while !context.stop.is_cancelled() {
-        let mut since = None;
-        let outcome = source.connection(mqtt, &mut since).await;
-        context.metrics.source_is_up(&source.name, false);
-        if since.is_some_and(|since: Instant| since.elapsed() >= GOOD_CONNECTION) {
-            backoff.reset();
-        }
-        let Err(error) = outcome else { break };
-        if since.is_some() || !reported {
-            context.metrics.source_error(&source.name, "connection");
-            tracing::warn!(source = %source.name, %error, "subscription lost");
-            reported = true;
-        }
-        tokio::select! {
-            () = sleep(backoff.next()) => {}
-            () = context.stop.cancelled() => {}
+    let index = StreamIndex(index);
+    let around = Around {
+        hub: &context.hub,
+        metrics: &context.metrics,
+        stop: &context.stop,
+        gateway: &context.gateway,
+        safe_through: context.queue.safe_through(index),
+        request_commit: &|| context.queue.request_flush(),
+    };
+    Source { name, stream, config, context: around, quiet_until: None }.serve(mqtt).await;
+}
+
+/// What the source uses of what is around it.
+struct Around<'a> {
+    hub: &'a mpsc::Sender<Envelope>,
+    metrics: &'a Metrics,
+    stop: &'a CancellationToken,
+    gateway: &'a Name,
+    safe_through: watch::Receiver<Option<Position>>,
+    /// Asks the queue for an early group commit.
+    request_commit: &'a (dyn Fn() + Sync),
+}
+
+impl Source<'_> {
+    async fn serve(&mut self, mqtt: &Mqtt) {
+        let mut backoff = Backoff::new();
+        let mut reported = false;
+        while !self.context.stop.is_cancelled() {
+            let mut since = None;
+            let outcome = self.connection(mqtt, &mut since).await;
+            self.context.metrics.source_is_up(&self.name, false);
+            if since.is_some_and(|since: Instant| since.elapsed() >= GOOD_CONNECTION) {
+                backoff.reset();
+            }
+            let Err(error) = outcome else { break };
+            if since.is_some() || !reported {
+                self.context.metrics.source_error(&self.name, "connection");
+                tracing::warn!(source = %self.name, %error, "subscription lost");
+                reported = true;
+            }
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                () = self.context.stop.cancelled() => {}
+            }
         }
     }
 }
@@ -88,8 +117,7 @@ struct Source<'a> {
     name: Name,
     stream: Name,
     config: MqttSource,
-    context: &'a Context,
-    index: StreamIndex,
+    context: Around<'a>,
     /// Bad payloads are counted, not logged, until then.
     quiet_until: Option<Instant>,
 }
@@ -97,15 +125,14 @@ struct Source<'a> {
 impl Source<'_> {
     /// One connection, until it is lost or `stop` (then `Ok`).
     async fn connection(&mut self, mqtt: &Mqtt, since: &mut Option<Instant>) -> Result<(), Lost> {
-        let context = self.context;
         let options = Options {
-            client_id: format!("forebay-{}-{}", context.gateway, self.name),
+            client_id: format!("forebay-{}-{}", self.context.gateway, self.name),
             clean: self.config.qos == 0,
             will: None,
             packet_bytes_max: self.config.payload_bytes_max.saturating_mul(2).max(PACKET_BYTES_MIN),
         };
         let (handle, mut driver): (Handle, Driver) = session::open(mqtt, options);
-        let mut withheld = Withheld::new(context.queue.safe_through(self.index));
+        let mut withheld = Withheld::new(self.context.safe_through.clone());
         let mut to_hub: VecDeque<Envelope> = VecDeque::new();
         let mut commit_at: Option<Instant> = None;
         loop {
@@ -119,7 +146,7 @@ impl Source<'_> {
                     }
                     tokio::select! {
                         event = &mut next => break event?,
-                        permit = context.hub.reserve(), if !to_hub.is_empty() => {
+                        permit = self.context.hub.reserve(), if !to_hub.is_empty() => {
                             let permit = permit.map_err(|_| Lost::HubGone)?;
                             if let Some(envelope) = to_hub.pop_front() {
                                 permit.send(envelope);
@@ -130,10 +157,10 @@ impl Source<'_> {
                             Outcome::Refused => return Err(Lost::Refused),
                         },
                         () = sleep_until(commit_at.unwrap_or_else(Instant::now)), if commit_at.is_some() => {
-                            context.queue.request_flush();
+                            (self.context.request_commit)();
                             commit_at = None;
                         }
-                        () = context.stop.cancelled() => {
+                        () = self.context.stop.cancelled() => {
                             // What is not acknowledged comes again at the next start.
                             let _ = handle.disconnect();
                             return Ok(());
@@ -192,7 +219,7 @@ impl Source<'_> {
     }
 
     fn reading(&mut self, message: &Message) -> Option<Reading> {
-        let metrics = &self.context.metrics;
+        let metrics = self.context.metrics;
         if message.retained() {
             metrics.source_error(&self.name, "retained");
             return None;
