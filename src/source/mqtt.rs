@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::withheld::{Outcome, Withheld};
@@ -37,6 +37,8 @@ const COMMIT_AFTER: Duration = Duration::from_millis(200);
 const PACKET_BYTES_MIN: usize = 1 << 20;
 /// Between two log lines of bad payloads.
 const LOG_EVERY: Duration = Duration::from_secs(60);
+/// How long saying goodbye may take.
+const GOODBYE_MAX: Duration = Duration::from_millis(500);
 /// A connection that lasted this long counts as good.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
@@ -145,7 +147,7 @@ impl Source<'_> {
                         commit_at = Some(Instant::now() + COMMIT_AFTER);
                     }
                     tokio::select! {
-                        event = &mut next => break event?,
+                        event = &mut next => break Some(event?),
                         permit = self.context.hub.reserve(), if !to_hub.is_empty() => {
                             let permit = permit.map_err(|_| Lost::HubGone)?;
                             if let Some(envelope) = to_hub.pop_front() {
@@ -160,13 +162,12 @@ impl Source<'_> {
                             (self.context.request_commit)();
                             commit_at = None;
                         }
-                        () = self.context.stop.cancelled() => {
-                            // What is not acknowledged comes again at the next start.
-                            let _ = handle.disconnect();
-                            return Ok(());
-                        }
+                        () = self.context.stop.cancelled() => break None,
                     }
                 }
+            };
+            let Some(event) = event else {
+                return Self::goodbye(&handle, &mut driver, &mut withheld).await;
             };
             match event {
                 Event::Connected => {
@@ -178,6 +179,17 @@ impl Source<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// Acknowledges what is safe by now, and disconnects. What is not acknowledged comes again at the next start.
+    async fn goodbye(handle: &Handle, driver: &mut Driver, withheld: &mut Withheld<Message>) -> Result<(), Lost> {
+        while let Ok(Outcome::Acknowledge(message)) = timeout(Duration::ZERO, withheld.next()).await {
+            handle.acknowledge(&message)?;
+        }
+        handle.disconnect()?;
+        // The broker closes the connection, which ends the driver with an error.
+        let _ = timeout(GOODBYE_MAX, async { while driver.next().await.is_ok() {} }).await;
+        Ok(())
     }
 
     fn subscribed(&self, refused: usize) {
