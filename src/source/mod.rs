@@ -1,4 +1,6 @@
 //! Sources: each owns its port or connection, one task each. stub
+pub(crate) mod mqtt;
+
 use crate::metrics::Metrics;
 use crate::reading::Envelope;
 use std::sync::Arc;

@@ -1,0 +1,165 @@
+//! The source against the embedded broker: what it acknowledges, and when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rumqttc::{AsyncClient, MqttOptions, QoS};
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::Broker;
+use crate::demo::broker;
+use crate::metrics::BySourceAndKind;
+use crate::reading::{Receipt, Value};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn mqtt(port: u16) -> Mqtt {
+    Mqtt {
+        broker: Broker::Tcp { host: "127.0.0.1".into(), port },
+        topic: "forebay/{gateway}/{device}".into(),
+        qos: 1,
+        retain: false,
+        outbox_records: 10,
+        keep_alive: Duration::from_secs(5),
+        username: None,
+        password: None,
+    }
+}
+
+struct Running {
+    readings: mpsc::Receiver<Envelope>,
+    safe: watch::Sender<Option<Position>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    commits: Arc<AtomicU32>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn start(port: u16) -> Running {
+    let (hub, readings) = mpsc::channel(100);
+    let (safe, safe_through) = watch::channel(None);
+    let (metrics, _) = Metrics::new();
+    let stop = CancellationToken::new();
+    let commits = Arc::new(AtomicU32::new(0));
+    let (of_task, stop_task, commits_task) = (metrics.clone(), stop.clone(), commits.clone());
+    let task = tokio::spawn(async move {
+        let config = MqttSource {
+            topics: vec!["sensors/+/data".into()],
+            qos: 1,
+            device: "{topic.1}".into(),
+            payload: Payload::Json,
+            payload_bytes_max: 1_000,
+        };
+        let around = Around {
+            hub: &hub,
+            metrics: &of_task,
+            stop: &stop_task,
+            gateway: &"gw".into(),
+            safe_through,
+            request_commit: &|| {
+                commits_task.fetch_add(1, Ordering::SeqCst);
+            },
+        };
+        let mut source =
+            Source { name: "yard".into(), stream: "telemetry".into(), config, context: around, quiet_until: None };
+        source.serve(&mqtt(port)).await;
+    });
+    Running { readings, safe, metrics, stop, commits, task }
+}
+
+impl Running {
+    async fn next(&mut self) -> Envelope {
+        timeout(LONG, self.readings.recv()).await.unwrap().unwrap()
+    }
+
+    async fn up(&self) {
+        let source = crate::metrics::BySource { source: "yard".into() };
+        until(|| self.metrics.source_up.get_or_create(&source).get() == 1).await;
+    }
+
+    fn errors(&self, kind: &'static str) -> u64 {
+        self.metrics.source_errors.get_or_create(&BySourceAndKind { source: "yard".into(), kind }).get()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(LONG, self.task).await.unwrap().unwrap();
+    }
+}
+
+async fn until(mut reached: impl FnMut() -> bool) {
+    timeout(LONG, async {
+        while !reached() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+fn client(port: u16) -> AsyncClient {
+    let (client, mut events) = AsyncClient::new(MqttOptions::new("sensor", "127.0.0.1", port), 100);
+    tokio::spawn(async move { while events.poll().await.is_ok() {} });
+    client
+}
+
+fn number(envelope: &Envelope) -> Value {
+    envelope.reading.fields[0].value.clone()
+}
+
+fn queued(envelope: Envelope, seq: u64) {
+    let position = Position::new(1, seq);
+    envelope.receipt.unwrap().send(Receipt::Queued { stream: "telemetry".into(), position }).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_not_durable_at_a_stop_is_delivered_again_and_the_durable_is_not() {
+    let port = broker::start(0).unwrap();
+    let mut running = start(port);
+    running.up().await;
+    let client = client(port);
+    for n in 0..12 {
+        client.publish("sensors/a/data", QoS::AtLeastOnce, false, format!("{{\"n\":{n}}}")).await.unwrap();
+    }
+    for n in 0..12 {
+        let envelope = running.next().await;
+        assert_eq!((&*envelope.reading.device, number(&envelope)), ("a", Value::Integer(n)));
+        queued(envelope, n as u64);
+    }
+    until(|| running.commits.load(Ordering::SeqCst) > 0).await;
+    running.safe.send(Some(Position::new(1, 3))).unwrap();
+    running.end().await;
+
+    let mut again = start(port);
+    let first = number(&again.next().await);
+    assert_eq!(first, Value::Integer(4), "0 to 3 were durable and acknowledged");
+    again.end().await;
+}
+
+#[tokio::test]
+async fn what_is_no_reading_is_counted_and_does_not_stop_the_next() {
+    let port = broker::start(0).unwrap();
+    let client = client(port);
+    let mut running = start(port);
+    running.up().await;
+    let large = format!("{{\"n\":\"{}\"}}", "x".repeat(2_000));
+    for payload in ["not json", "[1]", &large, "{\"n\":1}"] {
+        client.publish("sensors/b/data", QoS::AtLeastOnce, false, payload).await.unwrap();
+    }
+    assert_eq!(number(&running.next().await), Value::Integer(1));
+    assert_eq!((running.errors("payload"), running.errors("too_large")), (2, 1));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_reading_is_delivered_again() {
+    let port = broker::start(0).unwrap();
+    let mut running = start(port);
+    running.up().await;
+    client(port).publish("sensors/c/data", QoS::AtLeastOnce, false, "{\"n\":1}").await.unwrap();
+    running.next().await.receipt.unwrap().send(Receipt::Refused).unwrap();
+    let again = running.next().await;
+    assert_eq!(number(&again), Value::Integer(1));
+    running.end().await;
+}
