@@ -1,4 +1,7 @@
 //! Sources: each owns its port or connection, one task each. stub
+pub mod modbus;
+pub(crate) mod port;
+pub mod simulated;
 use crate::metrics::Metrics;
 use crate::reading::Envelope;
 use std::sync::Arc;
