@@ -60,7 +60,11 @@ impl Plant {
         holding[100] = 715;
         (holding[102], holding[103]) = (0x4366, 0x4CCD);
         let coils = vec![false, false, false, true];
-        Self::new([1], false, Tables { holding, input: vec![0; 8], coils, discrete: vec![false; 8], ..Tables::default() })
+        Self::new(
+            [1],
+            false,
+            Tables { holding, input: vec![0; 8], coils, discrete: vec![false; 8], ..Tables::default() },
+        )
     }
 
     /// The tables, to look at or to change. Hold it briefly: requests wait meanwhile.
@@ -123,12 +127,7 @@ impl Plant {
 }
 
 /// `count` values from `address`, or exception 02.
-fn span<T: Copy>(
-    table: &[T],
-    forbidden: &BTreeSet<u16>,
-    address: u16,
-    count: u16,
-) -> Result<Vec<T>, ExceptionCode> {
+fn span<T: Copy>(table: &[T], forbidden: &BTreeSet<u16>, address: u16, count: u16) -> Result<Vec<T>, ExceptionCode> {
     let end = u32::from(address) + u32::from(count);
     let refused = forbidden.range(address..).next().is_some_and(|&first| u32::from(first) < end);
     let values = table.get(usize::from(address)..usize::from(address) + usize::from(count));

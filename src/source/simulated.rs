@@ -36,13 +36,7 @@ pub async fn run(
     let _ = stop.run_until_cancelled(emit(name, stream, config, hub, metrics)).await;
 }
 
-async fn emit(
-    name: Name,
-    stream: Name,
-    config: config::Simulated,
-    hub: mpsc::Sender<Envelope>,
-    metrics: Arc<Metrics>,
-) {
+async fn emit(name: Name, stream: Name, config: config::Simulated, hub: mpsc::Sender<Envelope>, metrics: Arc<Metrics>) {
     let mut devices: Vec<Device> = (0..config.devices).map(|index| Device::new(&name, index)).collect();
     let step = config.every.checked_div(config.devices).unwrap_or(config.every).max(Duration::from_nanos(1));
     let readings_in = metrics.readings_in.get_or_create_owned(&BySource { source: name.to_string() });
@@ -134,7 +128,7 @@ fn rounded(value: f64, parts: f64) -> Value {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn every_device_counts_from_zero_without_holes() {
         let (hub, mut readings) = mpsc::channel(4);
         let (metrics, _) = Metrics::new();

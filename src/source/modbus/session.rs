@@ -111,9 +111,10 @@ impl Session {
     pub async fn open(connect: &ModbusConnect, late_answer_max: Duration) -> io::Result<Self> {
         match connect {
             ModbusConnect::Tcp { host, port } => {
-                let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
-                    .await
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("not open within {CONNECT_TIMEOUT:?}")))??;
+                let stream =
+                    timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await.map_err(|_| {
+                        io::Error::new(io::ErrorKind::TimedOut, format!("not open within {CONNECT_TIMEOUT:?}"))
+                    })??;
                 stream.set_nodelay(true)?;
                 let client = tcp::attach(stream);
                 Ok(Self { client, line: None, late_answer_max, asked: Instant::now() })
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_late_answer_is_never_taken_for_the_next_requests() {
         let (ours, theirs) = tokio::io::duplex(512);
         tokio::spawn(late_slave(theirs, Duration::from_millis(120)));
@@ -262,7 +263,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn noise_does_not_end_the_wait_for_a_late_answer() {
         let (ours, mut theirs) = tokio::io::duplex(512);
         let mut session = Session::on_line(ours, Duration::from_secs(2));
@@ -281,7 +282,7 @@ mod tests {
         drop(slave.await.unwrap());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn answers_that_do_not_fit_their_request_are_errors() {
         let answers: [&[u8]; 6] = [
             &framed(&[1, 3, 4, 0, 1, 0, 2]), // two registers, one was asked for
