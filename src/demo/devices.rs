@@ -1,7 +1,9 @@
 //! Simulated serial devices, each on the far end of a pseudo-terminal that the agent opens like any other port.
 
 use std::f64::consts::TAU;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,19 +50,30 @@ pub fn pms5003(every: Duration, stop: CancellationToken) -> io::Result<Device> {
     spawn(every, stop, |sequence| particulate_frame(sequence).to_vec())
 }
 
+/// A raw pseudo-terminal: the device's end, a handle that holds the agent's end open (without one the device's end
+/// reports a hang-up) and its path.
+///
+/// # Errors
+/// No pseudo-terminal is free.
+pub fn pseudo_terminal() -> io::Result<(SerialStream, File, PathBuf)> {
+    let (master, mut slave) = SerialStream::pair()?;
+    slave.set_exclusive(false)?;
+    let path = slave.name().map(PathBuf::from).ok_or_else(|| io::Error::other("the pseudo-terminal has no name"))?;
+    // A plain file: unlike a serial port it holds no lock that would keep the agent out.
+    let held = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&path)?;
+    Ok((master, held, path))
+}
+
 fn spawn(
     every: Duration,
     stop: CancellationToken,
     frame: impl Fn(u64) -> Vec<u8> + Send + 'static,
 ) -> io::Result<Device> {
-    let (mut master, mut slave) = SerialStream::pair()?;
-    slave.set_exclusive(false)?;
-    let path = slave.name().map(PathBuf::from).ok_or_else(|| io::Error::other("the pseudo-terminal has no name"))?;
+    let (mut master, held, path) = pseudo_terminal()?;
     let emitted = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&emitted);
     let write = async move {
-        // Held open: without any holder of the slave end the master end reports a hang-up.
-        let _slave = slave;
+        let _held = held;
         let mut ticks = interval(every.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         for sequence in 0_u64.. {

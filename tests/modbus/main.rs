@@ -2,10 +2,12 @@
 #![cfg(feature = "demo")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay::config::{Line, Modbus, ModbusConnect, Number, Parity, Port, Register, Table, Unit, WordOrder};
+use forebay::demo::devices::pseudo_terminal;
 use forebay::demo::modbus::{Plant, Tables};
 use forebay::metrics::{BySource, BySourceAndKind, Metrics};
 use forebay::reading::{Envelope, Name, Reading, Value};
@@ -15,11 +17,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_serial::{SerialPort as _, SerialStream};
+use tokio_serial::SerialStream;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for something that must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn register(table: Table, address: u16, number: Number) -> Register {
     let name = format!("{table:?}_{address}").to_lowercase().into();
@@ -65,7 +67,13 @@ impl Running {
     }
 
     async fn next(&mut self) -> Reading {
-        timeout(PATIENCE, self.readings.recv()).await.expect("a reading in time").unwrap().reading
+        match timeout(PATIENCE, self.readings.recv()).await {
+            Ok(envelope) => envelope.unwrap().reading,
+            Err(_) => {
+                let kinds = ["open", "lost", "timeout", "frame", "exception"].map(|kind| (kind, self.errors(kind)));
+                panic!("no reading in time; errors so far: {kinds:?}")
+            }
+        }
     }
 
     fn errors(&self, kind: &'static str) -> u64 {
@@ -103,12 +111,11 @@ async fn tcp(plant: &Plant) -> ModbusConnect {
     connect
 }
 
-fn pty() -> (SerialStream, SerialStream, ModbusConnect) {
-    let (master, mut slave) = SerialStream::pair().unwrap();
-    slave.set_exclusive(false).unwrap();
+fn pty() -> (SerialStream, File, ModbusConnect) {
+    let (master, held, path) = pseudo_terminal().unwrap();
     let line = Line { baud: 115_200, data_bits: 8, parity: Parity::None, stop_bits: 1 };
-    let port = Port::Path(slave.name().unwrap().into());
-    (master, slave, ModbusConnect::Rtu { port, line })
+    let port = Port::Path(path);
+    (master, held, ModbusConnect::Rtu { port, line })
 }
 
 fn integers(reading: &Reading) -> BTreeMap<&str, i64> {
@@ -195,7 +202,7 @@ async fn a_refused_block_is_taken_apart_and_only_the_register_at_fault_is_missin
 
 #[tokio::test]
 async fn rtu_reads_units_on_a_serial_line() {
-    let (master, _slave, connect) = pty();
+    let (master, _held, connect) = pty();
     let plant = Plant::new([1, 2], false, counting());
     tokio::spawn(plant.clone().serve_rtu(master, CancellationToken::new()));
     let mut bus = Running::start(connect, vec![unit(1, words([7, 9])), unit(2, words([500]))]);
@@ -220,7 +227,7 @@ fn framed(bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_slave_that_answers_late_now_and_then_never_gives_a_wrong_value() {
-    let (mut master, _slave, connect) = pty();
+    let (mut master, _held, connect) = pty();
     tokio::spawn(async move {
         let mut request = [0; 8];
         for count in 0_u32.. {
