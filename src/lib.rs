@@ -44,6 +44,7 @@
 //! 8. Every error a user can cause names the thing, the value and the limit, and where it is written.
 
 pub mod agent;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
