@@ -1,0 +1,1 @@
+//! Modbus registers into values.
