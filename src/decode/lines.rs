@@ -207,7 +207,8 @@ fn snake_case(key: &str) -> Option<String> {
     let mut name = String::new();
     let mut previous = '_';
     for character in key.trim().chars() {
-        let starts_word = character.is_ascii_uppercase() && (previous.is_ascii_lowercase() || previous.is_ascii_digit());
+        let starts_word =
+            character.is_ascii_uppercase() && (previous.is_ascii_lowercase() || previous.is_ascii_digit());
         if (starts_word || !character.is_ascii_alphanumeric()) && !name.is_empty() && !name.ends_with('_') {
             name.push('_');
         }
