@@ -28,6 +28,7 @@
 //! | [`kafka`] | the only rdkafka code: client, settings, error classes, consumer |
 //! | [`uplink`] | drains streams into Kafka |
 //! | [`status`] | `/metrics`, `/healthz`, `/readyz`, `/status` and a page |
+//! | [`backoff`] | delays between tries |
 //! | [`agent`] | wires the tasks; reload; shutdown in order |
 //! | [`cli`] | one file per command |
 //! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
@@ -44,6 +45,7 @@
 //! 8. Every error a user can cause names the thing, the value and the limit, and where it is written.
 
 pub mod agent;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
