@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Capped exponential backoff. Pure: the caller sleeps, and brings the randomness.
+/// Capped exponential backoff; the caller sleeps.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -21,6 +21,12 @@ impl Backoff {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(self.max);
         whole.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// The next delay with jitter of its own: [`Self::next_delay`] of [`fastrand::f64`].
+    #[expect(clippy::should_implement_trait, reason = "a delay is asked for one at a time, never iterated over")]
+    pub fn next(&mut self) -> Duration {
+        self.next_delay(fastrand::f64())
     }
 
     /// It worked: the next delay is the first again.

@@ -4,11 +4,11 @@
 //! for [`crate::decode`] to say.
 
 mod gnss;
-mod modbus;
-mod mqtt;
-mod port;
+pub mod modbus;
+pub(crate) mod mqtt;
+pub(crate) mod port;
 mod serial;
-mod simulated;
+pub mod simulated;
 
 use std::sync::Arc;
 
@@ -50,9 +50,15 @@ pub fn spawn(source: config::Source, context: Context) -> JoinHandle<()> {
             let outlet = Outlet::new(name, stream, serial.device.clone(), &context);
             tokio::spawn(serial::run(serial, outlet))
         }
-        SourceKind::Modbus(modbus) => tokio::spawn(modbus::run(name, stream, modbus, context)),
-        SourceKind::Mqtt(mqtt) => tokio::spawn(mqtt::run(name, stream, mqtt, context)),
-        SourceKind::Simulated(simulated) => tokio::spawn(simulated::run(name, stream, simulated, context)),
+        SourceKind::Modbus(modbus) => {
+            let Context { hub, metrics, stop, .. } = context;
+            tokio::spawn(modbus::run(name, modbus, modbus::LATE_ANSWER_MAX, hub, metrics, stop))
+        }
+        SourceKind::Mqtt(mqtt) => tokio::spawn(async move { mqtt::run(name, stream, mqtt, &context).await }),
+        SourceKind::Simulated(simulated) => {
+            let Context { hub, metrics, stop, .. } = context;
+            tokio::spawn(simulated::run(name, stream, simulated, hub, metrics, stop))
+        }
     }
 }
 

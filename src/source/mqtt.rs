@@ -1,8 +1,7 @@
 //! stub
-use crate::config;
+use crate::config::MqttSource;
 use crate::reading::Name;
 use crate::source::Context;
-#[allow(clippy::unused_async)]
-pub(crate) async fn run(_source: Name, _stream: Name, _config: config::MqttSource, _context: Context) {
+pub(crate) async fn run(_name: Name, _stream: Name, _config: MqttSource, _context: &Context) {
     todo!()
 }

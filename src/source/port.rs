@@ -23,15 +23,15 @@ pub(crate) enum OpenError {
     #[error("no serial port has the USB identity {0}")]
     NoAdapter(String),
     /// sysfs could not be read.
-    #[error("cannot list serial ports in {path}")]
+    #[error("cannot list serial ports in {path}: {error}")]
     List {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel refused.
-    #[error("cannot open {path} at {settings}{hint}")]
+    #[error("cannot open {path} at {settings}: {error}{hint}")]
     Open {
         /// The port.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) enum OpenError {
         /// What usually helps.
         hint: &'static str,
         /// Why.
-        source: tokio_serial::Error,
+        error: tokio_serial::Error,
     },
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn open(port: &Port, line: &Line) -> Result<SerialStream, OpenError> 
             }
             _ => "",
         },
-        source: error,
+        error,
     };
     let stream = tokio_serial::new(path.to_string_lossy(), line.baud)
         .data_bits(match line.data_bits {
@@ -98,7 +98,7 @@ fn find(port: &Port, tty_class: &Path) -> Result<PathBuf, OpenError> {
         Port::Path(path) => return Ok(path.clone()),
         Port::Usb { vendor, product, serial } => (*vendor, *product, serial.as_deref()),
     };
-    let list = |source| OpenError::List { path: tty_class.to_owned(), source };
+    let list = |error| OpenError::List { path: tty_class.to_owned(), error };
     let mut names: Vec<_> = std::fs::read_dir(tty_class)
         .map_err(list)?
         .filter_map(|entry| Some(entry.ok()?.file_name()))
@@ -153,7 +153,7 @@ impl<'a> Keeper<'a> {
     pub(crate) async fn open(&mut self, line: &Line) -> Result<SerialStream, Stopped> {
         loop {
             if self.is_retry {
-                let delay = self.backoff.next_delay(fastrand::f64());
+                let delay = self.backoff.next();
                 tokio::select! {
                     () = self.outlet.stop.cancelled() => return Err(Stopped),
                     () = tokio::time::sleep(delay) => {}
@@ -170,7 +170,7 @@ impl<'a> Keeper<'a> {
                 }
                 Err(error) => {
                     self.outlet.metrics.source_error(&self.outlet.source, "open");
-                    self.report_down(&format_args!("{:#}", anyhow::Error::new(error)));
+                    self.report_down(&error);
                 }
             }
         }

@@ -49,6 +49,10 @@ async fn session(
         let mut readings = Vec::new();
         decoder.push(&buffer[..bytes], boot_ns(), &mut |at, fields| readings.push((at, fields)));
         outlet.count(&decoder.take_trouble());
+        if let Some(error) = decoder.first_error.take().filter(|_| !decoder.is_reported) {
+            decoder.is_reported = true;
+            tracing::warn!(source = %outlet.source, error = %error, "line not understood; more like it are only counted");
+        }
         for (at, fields) in readings {
             if let Err(Stopped) = outlet.send(at, None, fields).await {
                 return NoBytes::Stopped;
@@ -63,7 +67,9 @@ struct Decoder<'a> {
     framing: Framing,
     began_boot_ns: u64,
     malformed: u64,
-    is_reported_malformed: bool,
+    /// The first line of this opening of the port that was not understood: reported once, the rest is counted.
+    first_error: Option<lines::LineError>,
+    is_reported: bool,
 }
 
 enum Framing {
@@ -79,7 +85,7 @@ impl<'a> Decoder<'a> {
             }
             Format::Preset(Preset::Pms5003) => Framing::Frames(frame::Decoder::new(frame::PMS5003)),
         };
-        Self { format, framing, began_boot_ns: 0, malformed: 0, is_reported_malformed: false }
+        Self { format, framing, began_boot_ns: 0, malformed: 0, first_error: None, is_reported: false }
     }
 
     /// Takes in what arrived at `arrived_boot_ns`; `emit` gets each reading's fields and when its first byte came.
@@ -94,15 +100,10 @@ impl<'a> Decoder<'a> {
         match &mut self.framing {
             Framing::Frames(decoder) => decoder.push(bytes, &mut emit),
             Framing::Lines(splitter) => splitter.push(bytes, &mut |line| match lines::parse(self.format, line) {
-                Ok(fields) => {
-                    self.is_reported_malformed = false;
-                    emit(fields);
-                }
+                Ok(fields) => emit(fields),
                 Err(error) => {
                     self.malformed += 1;
-                    if !std::mem::replace(&mut self.is_reported_malformed, true) {
-                        tracing::warn!(error = %error, "line not understood");
-                    }
+                    self.first_error.get_or_insert(error);
                 }
             }),
         }
@@ -119,6 +120,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn reset(&mut self) {
+        self.is_reported = false;
         match &mut self.framing {
             Framing::Frames(decoder) => decoder.reset(),
             Framing::Lines(splitter) => splitter.reset(),

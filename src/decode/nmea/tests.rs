@@ -123,10 +123,9 @@ proptest! {
 
     #[test]
     fn any_fields_parse_or_are_refused(kind in "(RMC|GGA|GNS|GSA|GST|VTG|GLL|ZDA|GSV)", fields in "[0-9A-Z.,+-]{0,120}") {
-        if let Some(sentence) = sentence::parse(&format!("GP{kind},{fields}")) {
-            if let Some((latitude, longitude)) = sentence.position_deg {
-                prop_assert!(latitude.abs() <= 90.0 && longitude.abs() <= 180.0);
-            }
+        let sentence = sentence::parse(&format!("GP{kind},{fields}"));
+        if let Some((latitude, longitude)) = sentence.and_then(|sentence| sentence.position_deg) {
+            prop_assert!(latitude.abs() <= 90.0 && longitude.abs() <= 180.0);
         }
     }
 

@@ -63,5 +63,37 @@ fn a_usb_adapter_is_found_by_what_it_is_not_by_its_name() {
 async fn a_missing_port_is_named_with_its_settings() {
     let line = Line { baud: 9600, data_bits: 7, parity: Parity::Even, stop_bits: 2 };
     let error = open(&Port::Path("/nowhere/ttyS9".into()), &line).unwrap_err();
-    assert_eq!(error.to_string(), "cannot open /nowhere/ttyS9 at 9600 7E2");
+    assert_eq!(error.to_string(), "cannot open /nowhere/ttyS9 at 9600 7E2: No such file or directory");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_refused_to_a_second_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("port");
+    let _sensor = plug_in(&link);
+    let line = Line { baud: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1 };
+    let first = open(&Port::Path(link.clone()), &line).unwrap();
+    let error = open(&Port::Path(link.clone()), &line).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot open {} at 9600 8N1: ", link.display())), "{error}");
+    drop(first);
+    assert!(open(&Port::Path(link), &line).is_ok());
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_do_the_parity_is_refused_or_opened_but_never_half_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("port");
+    let _sensor = plug_in(&link);
+    let line = |parity| Line { baud: 9600, data_bits: 8, parity, stop_bits: 1 };
+    match open(&Port::Path(link.clone()), &line(Parity::Even)) {
+        Ok(stream) => assert_eq!(stream.parity().unwrap(), tokio_serial::Parity::Even),
+        Err(error) => {
+            let error = error.to_string();
+            assert!(
+                error.contains("9600 8E1") && error.ends_with("(the port may not support these settings)"),
+                "{error}"
+            );
+        }
+    }
+    assert!(open(&Port::Path(link), &line(Parity::None)).is_ok(), "and it is free again");
 }
