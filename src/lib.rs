@@ -28,6 +28,7 @@
 //! | [`kafka`] | the only rdkafka code: client, settings, error classes, consumer |
 //! | [`uplink`] | drains streams into Kafka |
 //! | [`status`] | `/metrics`, `/healthz`, `/readyz`, `/status` and a page |
+//! | [`backoff`] | delays between tries |
 //! | [`agent`] | wires the tasks; reload; shutdown in order |
 //! | [`cli`] | one file per command |
 //! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
