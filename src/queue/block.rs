@@ -58,3 +58,16 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
 pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
     todo!()
 }
+
+/// Largest record, encoded.
+pub const RECORD_BYTES_MAX: usize = 24 * 1024;
+
+/// Estimate of a record's encoded size.
+pub fn record_bytes(record: &Record) -> usize {
+    32 + record.device.len()
+        + record
+            .fields
+            .iter()
+            .map(|f| 12 + f.name.len() + if let crate::reading::Value::Text(t) = &f.value { t.len() } else { 8 })
+            .sum::<usize>()
+}
