@@ -47,16 +47,65 @@ pub struct SealContext {
     pub compression: crate::config::Compression,
 }
 
+type Row = (u64, u64, u64, i64, u8, String, String, Vec<(String, u64)>);
+
 /// Seals records (ascending, one run, at least one) into one block.
-#[allow(unused_variables, clippy::missing_errors_doc)]
+#[allow(clippy::missing_errors_doc)]
 pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedBlock> {
-    todo!()
+    let (Some(first), Some(last)) = (records.first(), records.last()) else { anyhow::bail!("no records") };
+    let rows: Vec<Row> = records
+        .iter()
+        .map(|r| {
+            let fields = r
+                .fields
+                .iter()
+                .map(|f| (f.name.to_string(), if let crate::reading::Value::Unsigned(n) = f.value { n } else { 0 }))
+                .collect();
+            (
+                r.position.packed(),
+                r.skipped,
+                r.stamp.boot_ns,
+                r.stamp.wall_us,
+                r.stamp.trust as u8,
+                r.source.to_string(),
+                r.device.to_string(),
+                fields,
+            )
+        })
+        .collect();
+    Ok(SealedBlock {
+        header: Header {
+            stream: context.stream.clone(),
+            lineage: context.lineage.clone(),
+            first: first.position,
+            last: last.position,
+            count: records.len() as u32,
+            prev_last: context.prev_last,
+            cursor_at_seal: context.cursor_at_seal,
+            boot_ns: (first.stamp.boot_ns, last.stamp.boot_ns),
+        },
+        bytes: postcard::to_allocvec(&rows)?,
+    })
 }
 
 /// Decodes a block's records, checking its CRC.
-#[allow(unused_variables, clippy::missing_errors_doc)]
+#[allow(clippy::missing_errors_doc)]
 pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
-    todo!()
+    let rows: Vec<Row> = postcard::from_bytes(&block.bytes)?;
+    Ok(rows
+        .into_iter()
+        .map(|(p, skipped, boot_ns, wall_us, trust, source, device, fields)| Record {
+            position: Position::from_packed(p),
+            skipped,
+            stamp: crate::reading::Stamp { boot_ns, wall_us, trust: crate::reading::Trust::from_u8(trust) },
+            source: source.into(),
+            device: device.into(),
+            fields: fields
+                .into_iter()
+                .map(|(n, v)| crate::reading::Field::new(n, crate::reading::Value::Unsigned(v)))
+                .collect(),
+        })
+        .collect())
 }
 
 /// Largest record, encoded.

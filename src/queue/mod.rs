@@ -24,8 +24,6 @@ mod status;
 pub mod store;
 mod store_thread;
 mod tail;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -44,7 +44,8 @@ fn drop_oldest(driver: &mut Driver) -> Result<bool, StoreError> {
             note(&inner, &mut shared, range);
         }
     }
-    driver.save_cursors()?;
+    // Not `save_cursors`: it would delete the epoch as done, and `drop_oldest` would take the next one.
+    driver.save_control()?;
     driver.with_store(|store| store.drop_oldest())?;
     Ok(true)
 }

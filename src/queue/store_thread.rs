@@ -372,6 +372,23 @@ impl Driver {
 
     /// Makes lanes and marks durable, then deletes what they say is done.
     pub(super) fn save_cursors(&mut self) -> Result<(), StoreError> {
+        let controls = self.save_control()?;
+        let cursors: Vec<_> =
+            controls.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect();
+        let removed = self.with_store(|store| {
+            store.remove_done(&cursors)?;
+            Ok(store.disk_bytes())
+        });
+        match removed {
+            Ok(disk_bytes) => self.inner.lock().disk_bytes = disk_bytes,
+            // The cursors are durable all the same; what is left is deleted the next time.
+            Err(error) => self.failed(&error),
+        }
+        Ok(())
+    }
+
+    /// Makes lanes and marks durable; deletes nothing.
+    pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
         let controls: Vec<StreamControl> = self.inner.lock().streams.iter().map(StreamState::control).collect();
         let dir = self.dir();
         let saved = self.fenced(|driver| {
@@ -389,18 +406,7 @@ impl Driver {
         (shared.progress_bytes, shared.progress_since_ns) = (0, None);
         let now_ns = self.inner.now_ns();
         shared.note_progress(0, now_ns);
-        drop(shared);
-        let cursors: Vec<_> =
-            controls.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect();
-        let removed = self.with_store(|store| {
-            store.remove_done(&cursors)?;
-            Ok(store.disk_bytes())
-        });
-        match removed {
-            Ok(disk_bytes) => self.inner.lock().disk_bytes = disk_bytes,
-            Err(error) => self.failed(&error),
-        }
-        Ok(())
+        Ok(controls)
     }
 
     fn set_aside(&mut self, stream: usize, record: &Record, reason: &'static str) {
