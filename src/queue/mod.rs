@@ -3,7 +3,15 @@ use crate::metrics::Metrics;
 use crate::reading::{Field, Lineage, Name, Position, Record, Stamp};
 use std::path::PathBuf;
 pub mod block;
+mod disk;
+pub mod epoch;
+pub mod error;
+mod lock;
+pub mod recovery;
+pub mod scan;
+pub mod state;
 pub mod store;
+mod summary;
 
 use std::sync::Arc;
 use std::time::Duration;
