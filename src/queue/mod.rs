@@ -15,14 +15,22 @@
 
 pub mod block;
 mod dead_letter;
+mod disk;
 mod engine;
+pub mod epoch;
+pub mod error;
 pub mod lane;
+mod lock;
 mod peek;
+pub mod recovery;
 mod retention;
+pub mod scan;
 mod seal;
+pub mod state;
 mod status;
 pub mod store;
 mod store_thread;
+mod summary;
 mod tail;
 
 use std::path::PathBuf;
@@ -34,6 +42,7 @@ use tokio::sync::watch;
 
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
+pub use self::error::OpenError;
 pub use self::store_thread::{Backend, OpenedStore};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
@@ -162,20 +171,6 @@ pub struct QueueStatus {
     pub undurable_age: Duration,
 }
 
-/// Errors of opening a queue.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The store thread could not be started.
-    #[error("queue in {dir} cannot be opened")]
-    Thread {
-        /// The state directory.
-        dir: String,
-        /// Why.
-        #[source]
-        source: anyhow::Error,
-    },
-}
-
 /// Errors of reading, flushing and closing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeekError {
@@ -268,11 +263,14 @@ impl Queue {
             StreamState::new(control, every_record, start.run)
         });
         let streams: Vec<StreamState> = streams.collect();
-        let dir = settings.dir.display().to_string();
+        let dir = settings.dir.clone();
         let dead_letter = dead_letter::DeadLetter::new(settings.dir.join("queue").join("dead-letter.jsonl"));
         let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
-        store_thread::start(Arc::clone(&inner), start.backend, dead_letter)
-            .map_err(|source| OpenError::Thread { dir, source })?;
+        store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
+            what: "start of the store thread",
+            path: dir,
+            source,
+        })?;
         Ok(Self { handle: Arc::new(Handle { inner }) })
     }
 

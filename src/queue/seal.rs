@@ -9,7 +9,7 @@ use crate::reading::{Position, Record};
 
 /// Records of a block are gathered to this many uncompressed bytes; one more that fits below [`BLOCK_FULL_BYTES`] is
 /// still taken. Small blocks waste flash on the file system's own writes, larger ones would make sled use blob files.
-const BLOCK_TARGET_BYTES: usize = 16 * 1024;
+const BLOCK_TARGET_BYTES: usize = block::SEAL_BYTES - 4 * 1024;
 /// A block holds more than this only when a single record does.
 const BLOCK_FULL_BYTES: usize = 28 * 1024;
 

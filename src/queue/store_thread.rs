@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use super::block::{SealContext, SealedBlock};
 use super::dead_letter::DeadLetter;
 use super::engine::{Inner, Phase, ReadReply, ReadRequest, Shared};
@@ -471,10 +469,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Starts the thread.
-pub(super) fn start(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) -> anyhow::Result<()> {
-    std::thread::Builder::new()
-        .name("queue-store".to_owned())
-        .spawn(move || run(inner, backend, dead_letter))
-        .map(drop)
-        .context("start of the store thread")
+pub(super) fn start(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) -> std::io::Result<()> {
+    std::thread::Builder::new().name("queue-store".to_owned()).spawn(move || run(inner, backend, dead_letter)).map(drop)
 }
