@@ -95,6 +95,7 @@ pub(super) fn cut(
         let Some(last) = records.last().map(|record| record.position) else { continue };
         let context = context(stream);
         stream.sealing_through = Some(last);
+        stream.tried_through = Some(last);
         cuts.push(Cut { stream: index, context, records, last });
     }
     cuts

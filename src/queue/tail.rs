@@ -85,6 +85,9 @@ pub(super) struct StreamState {
     /// Positions through this one are being written: they can be acknowledged, not dropped.
     pub(super) sealing_through: Option<Position>,
     pub(super) disk: OnDisk,
+    /// Positions through this one may be on disk: a failed append can leave some of its blocks behind, and a cursor
+    /// that passes them has to be made durable all the same.
+    pub(super) tried_through: Option<Position>,
     /// The cursor as the control state has it.
     pub(super) cursor_durable: Position,
     /// Marks changed since they were last made durable.
@@ -111,6 +114,7 @@ impl StreamState {
             next_seq: 0,
             sealing_through: None,
             disk: OnDisk::default(),
+            tried_through: None,
             marks_dirty: false,
             marks: control.skipped,
             handed_through: None,
@@ -359,6 +363,7 @@ impl StreamState {
             bytes: held.bytes,
             oldest_boot_ns: (boot == boot_index).then(|| u64::try_from(measured.as_nanos()).unwrap_or(u64::MAX)),
         };
+        self.tried_through = Some(held.last);
         self.take_from_disk(done);
         self.report_safe();
     }
@@ -380,7 +385,7 @@ impl StreamState {
 
     /// Whether acknowledgements passed blocks since the cursor was last made durable.
     pub(super) fn cursor_is_due(&self) -> bool {
-        self.lanes.cursor() > self.cursor_durable && self.disk.last.is_some_and(|last| last >= self.cursor_durable)
+        self.lanes.cursor() > self.cursor_durable && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
     }
 
     /// Tells the watchers the highest position below which nothing can be lost.
