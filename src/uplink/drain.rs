@@ -48,7 +48,6 @@ struct Outlet {
 
 struct Drain<'a> {
     settings: Settings,
-    pace: Pace,
     queue: Queue,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -91,7 +90,6 @@ pub fn run(
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let mut drain = Drain {
         settings,
-        pace,
         queue,
         metrics,
         stop,

@@ -97,6 +97,7 @@ impl Lane {
     }
 
     /// Why it waits for somebody, if it does.
+    #[cfg(test)]
     pub fn held(&self) -> Option<&str> {
         self.held.as_deref()
     }
