@@ -1,6 +1,53 @@
-//! stub of the block format: the storage part replaces it
-use crate::reading::{Lineage, Name, Position, Record};
+//! The block: a sealed set of records of one stream and one run, and the unit of compression, checksum, durability and
+//! deletion.
+//!
+//! A block is one self-contained frame: a clear header, then the compressed records with their own dictionary of
+//! names, all under one CRC32C. It decodes without any other block, so a raw scan of a damaged file gets back every
+//! frame that is whole. Every field is described in `docs/queue-format.md`.
+
+mod v1;
+
 use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+
+use crate::config::Compression;
+use crate::reading::{Field, Lineage, Name, Position, Record, Value};
+
+/// First bytes of every frame, of every version.
+pub const MAGIC: [u8; 8] = *b"\xF0rbyBlk\n";
+/// The version this agent writes.
+pub const VERSION: u16 = 1;
+/// Bytes that mean the same in every version: magic, version, lengths, CRC.
+pub(crate) const PREFIX_BYTES: usize = 24;
+/// Bytes of the fixed part of a version 1 header; the two names follow.
+const FIXED_BYTES: usize = 128;
+/// Largest encoded record; larger ones are set aside by the queue.
+pub const RECORD_BYTES_MAX: usize = 24 * 1024;
+/// Largest frame that is written: eight of them in one tree never become one of sled's blob files.
+pub const BLOCK_BYTES_MAX: usize = 32_000;
+/// Largest frame of whatever version that is believed when read.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Largest body before compression; checked before anything is allocated for it.
+pub const PLAIN_BYTES_MAX: usize = 128 * 1024;
+/// Uncompressed bytes (by [`record_bytes`]) at which a block should be sealed: even if nothing can be compressed it
+/// stays below [`BLOCK_BYTES_MAX`] with one more record of ordinary size.
+pub const SEAL_BYTES: usize = 24 * 1024;
+/// Segment size of the epochs' databases.
+pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
+/// Longest stream or gateway name, bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+// A sled page above a quarter of its segment goes to a blob file, which sled never syncs.
+const _: () = assert!(8 * (BLOCK_BYTES_MAX + 64) + 1024 < SEGMENT_BYTES / 4 - 20);
+const _: () = assert!(RECORD_BYTES_MAX + FIXED_BYTES + 2 * NAME_BYTES_MAX < BLOCK_BYTES_MAX);
+
+const CODEC_MASK: u16 = 0b11;
+const CODEC_NONE: u16 = 0;
+const CODEC_LZ4: u16 = 1;
+const CODEC_ZSTD: u16 = 2;
+const NO_POSITION: u64 = u64::MAX;
+const ZSTD_LEVEL: i32 = 3;
 
 /// The clear part of a block.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,17 +91,281 @@ pub struct SealContext {
     /// See [`Header::cursor_at_seal`].
     pub cursor_at_seal: Position,
     /// Compression.
-    pub compression: crate::config::Compression,
+    pub compression: Compression,
+}
+
+/// Why bytes are not a block of a version this agent reads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// No frame begins here.
+    #[error("no block begins here")]
+    NoMagic,
+    /// The frame claims more bytes than there are.
+    #[error("block of {needed} bytes is cut off after {present} bytes")]
+    Short {
+        /// Bytes of the frame, or of its header.
+        needed: usize,
+        /// Bytes there are.
+        present: usize,
+    },
+    /// A length that no block can have.
+    #[error("{what} of {value} is out of range, limit is {limit}")]
+    OutOfRange {
+        /// Which field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The checksum does not match.
+    #[error("checksum is {computed:08x}, block says {stored:08x}")]
+    Checksum {
+        /// What the header says.
+        stored: u32,
+        /// What the bytes give.
+        computed: u32,
+    },
+    /// A whole frame of a version this agent does not know: to be set aside, not deleted.
+    #[error("block of version {version}, this agent reads up to {VERSION}")]
+    Newer {
+        /// Its version.
+        version: u16,
+        /// Bytes of the frame.
+        frame_bytes: usize,
+    },
+    /// The checksum holds and yet a field makes no sense.
+    #[error("{0}")]
+    Nonsense(&'static str),
+}
+
+/// Upper bound of what `record` takes in a block before compression, in bytes. Cheap: no encoding is done.
+///
+/// Its names are counted in full, as if no other record of the block shared them.
+pub fn record_bytes(record: &Record) -> usize {
+    const FIXED: usize = 10 + 10 + 10 + 10 + 1 + 3 + 3 + 3;
+    let fields = record.fields.iter().map(|field| {
+        let value = match &field.value {
+            Value::Text(text) => text.len() + 5,
+            _ => 10,
+        };
+        field.name.len() + 3 + 3 + 1 + value
+    });
+    FIXED + record.source.len() + record.device.len() + 6 + fields.sum::<usize>()
 }
 
 /// Seals records (ascending, one run, at least one) into one block.
-#[allow(unused_variables, clippy::missing_errors_doc)]
+///
+/// # Errors
+/// When the records are none, out of order or of several runs, or when the block would pass [`BLOCK_BYTES_MAX`] or
+/// [`PLAIN_BYTES_MAX`]: then the caller splits them.
 pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedBlock> {
-    todo!()
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        anyhow::bail!("a block of no records");
+    };
+    ensure!(first.position.run() == last.position.run(), "records of two runs in one block");
+    for name in [&context.stream, &context.lineage.gateway] {
+        ensure!(name.len() <= NAME_BYTES_MAX, "name {name:?} has {} bytes, limit is {NAME_BYTES_MAX}", name.len());
+    }
+    let plain = v1::encode(records)?;
+    ensure!(
+        plain.len() <= PLAIN_BYTES_MAX,
+        "block of {} records has {} bytes before compression, limit is {PLAIN_BYTES_MAX}",
+        records.len(),
+        plain.len()
+    );
+    let (codec, body) = compress(context.compression, &plain)?;
+    let boot_times = || records.iter().map(|record| record.stamp.boot_ns);
+    let header = Header {
+        stream: context.stream.clone(),
+        lineage: context.lineage.clone(),
+        first: first.position,
+        last: last.position,
+        count: u32::try_from(records.len()).context("count of records")?,
+        prev_last: context.prev_last,
+        cursor_at_seal: context.cursor_at_seal,
+        boot_ns: (boot_times().min().unwrap_or(0), boot_times().max().unwrap_or(0)),
+    };
+    let bytes = frame(&header, codec, plain.len(), &body)?;
+    ensure!(
+        bytes.len() <= BLOCK_BYTES_MAX,
+        "block of {} records has {} bytes, limit is {BLOCK_BYTES_MAX}",
+        records.len(),
+        bytes.len()
+    );
+    Ok(SealedBlock { header, bytes })
 }
 
 /// Decodes a block's records, checking its CRC.
-#[allow(unused_variables, clippy::missing_errors_doc)]
+///
+/// # Errors
+/// When the frame is damaged or of a newer version; see [`FrameError`].
 pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
-    todo!()
+    let (header, body) = parse_parts(&block.bytes)?;
+    let plain_bytes = u32_at(&block.bytes, 16) as usize;
+    let plain = decompress(u16_at(&block.bytes, 24) & CODEC_MASK, body, plain_bytes)?;
+    v1::decode(&header, &plain)
 }
+
+/// Reads one frame at the start of `bytes`, which may go on after it.
+///
+/// # Errors
+/// See [`FrameError`]. Nothing is allocated before lengths and checksum are known to be good.
+pub fn parse(bytes: &[u8]) -> Result<SealedBlock, FrameError> {
+    let (header, body) = parse_parts(bytes)?;
+    let end = usize::from(u16_at(bytes, 10)) + body.len();
+    Ok(SealedBlock { header, bytes: bytes[..end].to_vec() })
+}
+
+/// Header of the frame at the start of `bytes`, and the frame's length.
+pub(crate) fn parse_header(bytes: &[u8]) -> Result<(Header, usize), FrameError> {
+    let (header, body) = parse_parts(bytes)?;
+    Ok((header, usize::from(u16_at(bytes, 10)) + body.len()))
+}
+
+fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
+    let (header_bytes, frame_bytes) = check_frame(bytes)?;
+    let version = u16_at(bytes, 8);
+    if version != VERSION {
+        return Err(FrameError::Newer { version, frame_bytes });
+    }
+    if header_bytes < FIXED_BYTES {
+        return Err(FrameError::Nonsense("header is shorter than its fixed part"));
+    }
+    let stream_bytes = usize::from(bytes[26]);
+    if FIXED_BYTES + stream_bytes + usize::from(bytes[27]) != header_bytes {
+        return Err(FrameError::Nonsense("names do not fill the header"));
+    }
+    if u32_at(bytes, 100) != 0 {
+        return Err(FrameError::Nonsense("body is encrypted, which version 1 does not do"));
+    }
+    let name = |range: std::ops::Range<usize>| {
+        std::str::from_utf8(&bytes[range]).map(Name::from).map_err(|_| FrameError::Nonsense("name is not UTF-8"))
+    };
+    let stream = name(FIXED_BYTES..FIXED_BYTES + stream_bytes)?;
+    let gateway = name(FIXED_BYTES + stream_bytes..header_bytes)?;
+    let queue = uuid::Uuid::from_slice(&bytes[84..100]).map_err(|_| FrameError::Nonsense("queue id"))?;
+    let prev_last = u64_at(bytes, 52);
+    let header = Header {
+        stream,
+        lineage: Arc::new(Lineage { gateway, queue, boot_index: u32_at(bytes, 28) }),
+        first: Position::from_packed(u64_at(bytes, 36)),
+        last: Position::from_packed(u64_at(bytes, 44)),
+        count: u32_at(bytes, 32),
+        prev_last: (prev_last != NO_POSITION).then(|| Position::from_packed(prev_last)),
+        cursor_at_seal: Position::from_packed(u64_at(bytes, 60)),
+        boot_ns: (u64_at(bytes, 68), u64_at(bytes, 76)),
+    };
+    if header.first > header.last || header.first.run() != header.last.run() || header.count == 0 {
+        return Err(FrameError::Nonsense("positions of the header contradict each other"));
+    }
+    Ok((header, &bytes[header_bytes..frame_bytes]))
+}
+
+/// Checks magic, lengths and CRC, which are the same in every version; gives header and frame length.
+fn check_frame(bytes: &[u8]) -> Result<(usize, usize), FrameError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(FrameError::NoMagic);
+    }
+    if bytes.len() < PREFIX_BYTES {
+        return Err(FrameError::Short { needed: PREFIX_BYTES, present: bytes.len() });
+    }
+    let header_bytes = usize::from(u16_at(bytes, 10));
+    let body_bytes = u32_at(bytes, 12);
+    let plain_bytes = u32_at(bytes, 16);
+    let range = |what, value: u64, limit: usize| {
+        if value > limit as u64 { Err(FrameError::OutOfRange { what, value, limit: limit as u64 }) } else { Ok(()) }
+    };
+    if header_bytes < PREFIX_BYTES {
+        return Err(FrameError::Nonsense("header is shorter than its prefix"));
+    }
+    range("frame length", header_bytes as u64 + u64::from(body_bytes), FRAME_BYTES_MAX)?;
+    range("uncompressed length", u64::from(plain_bytes), PLAIN_BYTES_MAX)?;
+    let frame_bytes = header_bytes + body_bytes as usize;
+    if bytes.len() < frame_bytes {
+        return Err(FrameError::Short { needed: frame_bytes, present: bytes.len() });
+    }
+    let stored = u32_at(bytes, 20);
+    let computed = checksum(&bytes[..frame_bytes]);
+    if stored != computed {
+        return Err(FrameError::Checksum { stored, computed });
+    }
+    Ok((header_bytes, frame_bytes))
+}
+
+/// CRC32C (RFC 3720, B.4) of a frame, its own four bytes left out.
+fn checksum(frame: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&frame[..20]), &frame[24..])
+}
+
+fn frame(header: &Header, codec: u16, plain_bytes: usize, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let header_bytes = FIXED_BYTES + header.stream.len() + header.lineage.gateway.len();
+    let mut out = Vec::with_capacity(header_bytes + body.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(header_bytes)?.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(body.len())?.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(plain_bytes)?.to_le_bytes());
+    out.extend_from_slice(&[0; 4]); // the CRC, below
+    out.extend_from_slice(&codec.to_le_bytes());
+    out.push(u8::try_from(header.stream.len())?);
+    out.push(u8::try_from(header.lineage.gateway.len())?);
+    out.extend_from_slice(&header.lineage.boot_index.to_le_bytes());
+    out.extend_from_slice(&header.count.to_le_bytes());
+    let prev_last = header.prev_last.map_or(NO_POSITION, Position::packed);
+    let numbers = [header.first.packed(), header.last.packed(), prev_last, header.cursor_at_seal.packed()];
+    for number in numbers.into_iter().chain([header.boot_ns.0, header.boot_ns.1]) {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(header.lineage.queue.as_bytes());
+    out.extend_from_slice(&[0; 4 + 24]); // key id and nonce: reserved for encryption at rest
+    debug_assert_eq!(out.len(), FIXED_BYTES);
+    out.extend_from_slice(header.stream.as_bytes());
+    out.extend_from_slice(header.lineage.gateway.as_bytes());
+    out.extend_from_slice(body);
+    let checksum = checksum(&out);
+    out[20..24].copy_from_slice(&checksum.to_le_bytes());
+    Ok(out)
+}
+
+/// Compresses, unless that makes it no smaller.
+fn compress(compression: Compression, plain: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
+    let (codec, packed) = match compression {
+        Compression::None => return Ok((CODEC_NONE, plain.to_vec())),
+        Compression::Lz4 => (CODEC_LZ4, lz4_flex::block::compress(plain)),
+        Compression::Zstd => (CODEC_ZSTD, zstd::bulk::compress(plain, ZSTD_LEVEL).context("zstd")?),
+    };
+    Ok(if packed.len() < plain.len() { (codec, packed) } else { (CODEC_NONE, plain.to_vec()) })
+}
+
+fn decompress(codec: u16, body: &[u8], plain_bytes: usize) -> anyhow::Result<Vec<u8>> {
+    let plain = match codec {
+        CODEC_NONE => body.to_vec(),
+        CODEC_LZ4 => lz4_flex::block::decompress(body, plain_bytes).context("lz4 body")?,
+        CODEC_ZSTD => zstd::bulk::decompress(body, plain_bytes).context("zstd body")?,
+        other => anyhow::bail!("codec {other} is not known"),
+    };
+    ensure!(plain.len() == plain_bytes, "body has {} bytes, header says {plain_bytes}", plain.len());
+    Ok(plain)
+}
+
+// Fields are little-endian at offsets that `check_frame` and `parse_parts` have shown to be inside the slice.
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// A record's fields as the queue hands them on; kept here for the version modules.
+fn field(name: Name, value: Value) -> Field {
+    Field { name, value }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

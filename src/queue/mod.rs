@@ -1,13 +1,58 @@
-//! The store-and-forward queue on sled. (interface fixed; see below)
-use crate::metrics::Metrics;
-use crate::reading::{Field, Lineage, Name, Position, Record, Stamp};
-use std::path::PathBuf;
-pub mod block;
-pub mod store;
+//! The store-and-forward queue: records go in, are read without being removed, and leave when they are acknowledged.
+//!
+//! `push` enters a stream's tail in memory under a short lock. One store thread seals what is not acknowledged within
+//! half the durability window into blocks on disk; what Kafka acknowledges in time is never written. Reading gives blocks
+//! first, then the tail. Plain and synchronous, so that tests drive it without a runtime.
+//!
+//! # Invariants
+//!
+//! 1. A position is never given twice (`run` counts the lives of the queue; model test).
+//! 2. What was reported safe is on disk, acknowledged, or marked as removed, after any crash (model test).
+//! 3. Positions are read in ascending order, those done are not read (model test).
+//! 4. `push` does no I/O, and a stalled store costs the oldest unsealed records, counted (`a_stalled_store_...`).
+//! 5. A healthy uplink writes nothing (`what_is_acknowledged_in_time_is_never_written`).
+//! 6. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
 
+pub mod block;
+mod dead_letter;
+mod disk;
+mod engine;
+pub mod epoch;
+pub mod error;
+pub mod lane;
+mod lock;
+mod peek;
+pub mod recovery;
+mod retention;
+pub mod scan;
+mod seal;
+pub mod state;
+mod status;
+pub mod store;
+mod store_thread;
+mod summary;
+mod tail;
+
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
 use tokio::sync::watch;
+
+pub use self::engine::QueueClock;
+use self::engine::{Inner, Phase, SET_ASIDE_MAX};
+pub use self::error::OpenError;
+pub use self::store_thread::{Backend, OpenedStore};
+pub use self::tail::StreamControl;
+use self::tail::StreamState;
+use crate::metrics::{ByStreamAndReason, Metrics};
+use crate::reading::{Field, Lineage, Name, Position, Record, Stamp};
+
+/// How long [`Queue::close`] waits for the last seal.
+const CLOSE_MAX: Duration = Duration::from_secs(8);
+/// How long a caller waits for the store thread: longer than the watchdog allows a call.
+const STORE_WAIT_MAX: Duration = Duration::from_secs(40);
 
 /// What the queue needs to know, from `[queue]`, `[[stream]]` and `[gateway]`.
 #[derive(Debug, Clone)]
@@ -58,6 +103,14 @@ pub enum PushError {
         used: usize,
         /// The limit.
         limit: usize,
+    },
+    /// There is no such stream.
+    #[error("stream number {stream} does not exist, there are {streams}")]
+    NoSuchStream {
+        /// The index given.
+        stream: usize,
+        /// How many there are.
+        streams: usize,
     },
     /// The queue is shut down.
     #[error("queue is closed")]
@@ -118,72 +171,333 @@ pub struct QueueStatus {
     pub undurable_age: Duration,
 }
 
-/// Errors of opening a queue.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// placeholder
-    #[error("{0}")]
-    Other(String),
+/// Errors of reading, flushing and closing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeekError {
+    /// The block store could not do it; what is in memory stays there.
+    #[error("block store: {reason}")]
+    Store {
+        /// Why.
+        reason: String,
+    },
+    /// The store thread did not answer.
+    #[error("block store did not answer within {waited_s} s")]
+    Stalled {
+        /// How long was waited.
+        waited_s: u64,
+    },
+    /// Too many reads wait already.
+    #[error("{waiting} reads wait for the block store, limit is {limit}")]
+    Busy {
+        /// Reads waiting.
+        waiting: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// There is no such stream.
+    #[error("stream number {stream} does not exist, there are {streams}")]
+    NoSuchStream {
+        /// The index given.
+        stream: usize,
+        /// How many there are.
+        streams: usize,
+    },
+    /// The queue is shut down.
+    #[error("queue is closed")]
+    Closed,
 }
 
-/// Errors of reading.
-#[derive(Debug, thiserror::Error)]
-pub enum PeekError {
-    /// placeholder
-    #[error("{0}")]
-    Other(String),
+/// Where a queue takes up its life: what the control state said, after the run was counted up durably.
+pub struct Start {
+    /// Identity of new records.
+    pub lineage: Lineage,
+    /// This life.
+    pub run: u32,
+    /// What is known of streams; those not named start empty.
+    pub streams: Vec<StreamControl>,
+    /// The block store and the control state.
+    pub backend: Backend,
+    /// Nanoseconds since boot.
+    pub clock: QueueClock,
 }
 
 /// The queue: cheap to clone, plain and synchronous.
+///
+/// When the last clone is dropped without [`Queue::close`], the store thread ends without writing, as in a crash.
 #[derive(Clone)]
-pub struct Queue {}
+pub struct Queue {
+    handle: Arc<Handle>,
+}
+
+/// Ends the store thread with the last clone.
+struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut shared = self.inner.lock();
+        if shared.phase == Phase::Running {
+            shared.phase = Phase::Abandoned;
+        }
+        drop(shared);
+        self.inner.store_wake.notify_all();
+    }
+}
+
+impl Queue {
+    /// Starts the queue on a block store and control state; [`Queue::open`] does it on disk. Pushes are taken at once,
+    /// the store is opened by its own thread.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(settings: Settings, metrics: Arc<Metrics>, start: Start) -> Result<Self, OpenError> {
+        let streams = settings.streams.iter().map(|stream| {
+            let known = start.streams.iter().find(|control| control.stream == stream.name).cloned();
+            let control = known.unwrap_or_else(|| StreamControl {
+                stream: Arc::clone(&stream.name),
+                lanes: lane::Lanes::from_cursor(Position::ZERO),
+                skipped: Vec::new(),
+            });
+            let every_record = stream.durability == crate::config::Durability::EveryRecord;
+            StreamState::new(control, every_record, start.run)
+        });
+        let streams: Vec<StreamState> = streams.collect();
+        let dir = settings.dir.clone();
+        let dead_letter = dead_letter::DeadLetter::new(settings.dir.join("queue").join("dead-letter.jsonl"));
+        let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
+        store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
+            what: "start of the store thread",
+            path: dir,
+            source,
+        })?;
+        Ok(Self { handle: Arc::new(Handle { inner }) })
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.handle.inner
+    }
+
+    /// Takes a record into the tail. No I/O, a short lock.
+    ///
+    /// When the tail is full (the store is stalled or the disk is full), the oldest unsealed records make room, counted.
+    ///
+    /// # Errors
+    /// When the queue is closed, or nothing in the tail can make room.
+    pub fn push(&self, stream: StreamIndex, record: NewRecord) -> Result<Pushed, PushError> {
+        let inner = self.inner();
+        let record = Record {
+            position: Position::ZERO,
+            skipped: 0,
+            stamp: record.stamp,
+            source: record.source,
+            device: record.device,
+            fields: record.fields,
+        };
+        let bytes = block::record_bytes(&record);
+        let limit = inner.settings.queue.tail_bytes_max;
+        let now_ns = inner.now_ns();
+        let mut shared = inner.lock();
+        if shared.phase != Phase::Running {
+            return Err(PushError::Closed);
+        }
+        let streams = shared.streams.len();
+        if stream.0 >= streams {
+            return Err(PushError::NoSuchStream { stream: stream.0, streams });
+        }
+        if bytes > block::RECORD_BYTES_MAX {
+            if shared.set_aside.len() < SET_ASIDE_MAX {
+                shared.set_aside.push_back((stream.0, record));
+                inner.store_wake.notify_one();
+            } else {
+                let stream = shared.streams[stream.0].name.to_string();
+                let label = ByStreamAndReason { stream, reason: "dead_letter_full" };
+                inner.metrics.records_set_aside.get_or_create(&label).inc();
+            }
+            return Ok(Pushed::SetAside);
+        }
+        if !shared.make_room(stream.0, bytes, limit, &inner.counters) {
+            inner.store_wake.notify_one();
+            return Err(PushError::TailFull { used: shared.tail_bytes, limit });
+        }
+        let was_empty = shared.tail_bytes == 0;
+        shared.tail_bytes += bytes;
+        let queue = &mut shared.streams[stream.0];
+        let position = queue.push(record, bytes, now_ns);
+        let every_record = queue.every_record;
+        let crowded = shared.tail_bytes >= inner.policy.tail_bytes;
+        shared.pushes += 1;
+        let pushes = shared.pushes;
+        drop(shared);
+        inner.counters[stream.0].pushed.inc();
+        if was_empty || every_record || crowded {
+            inner.store_wake.notify_one();
+        }
+        inner.pushed.notify_all();
+        inner.pushed_watch.send_replace(pushes);
+        Ok(Pushed::Queued(position))
+    }
+
+    /// Records after `after` (or from the cursor on), ascending, not removed; of one lineage. `None`: there are none.
+    ///
+    /// While there are blocks on disk this may wait for the store thread, so it is not for async threads.
+    ///
+    /// # Errors
+    /// When the store fails or does not answer, or the queue is closed.
+    pub fn peek(&self, stream: StreamIndex, after: Option<Position>, limit: Limit) -> Result<Option<Batch>, PeekError> {
+        peek::peek(self.inner(), stream, after, limit)
+    }
+
+    /// Everything from the cursor through `through` is delivered. Idempotent; positions that were removed or never
+    /// given move nothing. No I/O.
+    pub fn ack(&self, stream: StreamIndex, through: Position) {
+        let inner = self.inner();
+        let now_ns = inner.now_ns();
+        let mut shared = inner.lock();
+        let Some(queue) = shared.streams.get_mut(stream.0) else { return };
+        let bytes_before = queue.disk.bytes;
+        let retired = queue.ack(through);
+        let block_bytes = bytes_before - queue.disk.bytes;
+        shared.tail_bytes -= retired.tail_bytes;
+        shared.note_age(retired.oldest_pushed_ns, now_ns, &inner.metrics);
+        let waited = shared.progress_since_ns.is_some();
+        shared.note_progress(block_bytes, now_ns);
+        let wake = shared.progress_since_ns.is_some() && (!waited || shared.progress_bytes >= engine::CURSOR_BYTES);
+        drop(shared);
+        inner.counters[stream.0].acknowledged.inc_by(retired.records);
+        if wake {
+            inner.store_wake.notify_one();
+        }
+    }
+
+    /// Seals and fsyncs everything pushed before; blocks.
+    ///
+    /// # Errors
+    /// When the store fails or does not answer. The records stay in memory and are tried again.
+    pub fn flush(&self) -> Result<(), PeekError> {
+        let inner = self.inner();
+        let mut shared = inner.lock();
+        shared.flush_wanted += 1;
+        let ticket = shared.flush_wanted;
+        inner.store_wake.notify_one();
+        let deadline = Instant::now() + STORE_WAIT_MAX;
+        while shared.flush_done < ticket {
+            if matches!(shared.phase, Phase::Stopped(_) | Phase::Abandoned) {
+                return Err(PeekError::Closed);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() });
+            }
+            shared = Inner::wait(&inner.progress, shared, Some(left));
+        }
+        match &shared.flush_error {
+            Some((failed, reason)) if *failed >= ticket => Err(PeekError::Store { reason: reason.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for an early group commit (MQTT sources whose acknowledgements are withheld). Does not wait.
+    pub fn request_flush(&self) {
+        let inner = self.inner();
+        let mut shared = inner.lock();
+        // One that is not begun yet covers this one.
+        if shared.flush_wanted == shared.flush_done {
+            shared.flush_wanted += 1;
+            inner.store_wake.notify_one();
+        }
+    }
+
+    /// Changes whenever more of the stream became durable or acknowledged: the highest position at and below which
+    /// nothing can be lost. A stream that does not exist has a channel that never changes.
+    pub fn safe_through(&self, stream: StreamIndex) -> watch::Receiver<Option<Position>> {
+        let shared = self.inner().lock();
+        shared.streams.get(stream.0).map_or_else(|| watch::channel(None).1, |queue| queue.safe.subscribe())
+    }
+
+    /// Changes at each push: a count of pushes.
+    pub fn pushed(&self) -> watch::Receiver<u64> {
+        self.inner().pushed_watch.subscribe()
+    }
+
+    /// Blocks the calling thread until something was pushed since the count `seen`, the queue is closed, or the
+    /// timeout. Gives the count now.
+    pub fn wait_pushed(&self, seen: u64, timeout: Duration) -> u64 {
+        let inner = self.inner();
+        let deadline = Instant::now() + timeout;
+        let mut shared = inner.lock();
+        while shared.pushes == seen && shared.phase == Phase::Running {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            shared = Inner::wait(&inner.pushed, shared, Some(left));
+        }
+        shared.pushes
+    }
+
+    /// The uplink says whether it delivers, so that blocks sealed all the same are counted apart.
+    pub fn set_uplink_up(&self, up: bool) {
+        self.inner().lock().uplink_up = up;
+    }
+
+    /// Whether the store failed for good or hangs: then only a restart of the process helps.
+    pub fn store_failed(&self) -> bool {
+        self.inner().store_failed()
+    }
+
+    /// The queue as it stands; also refreshes its gauges.
+    pub fn status(&self) -> QueueStatus {
+        status::status(self.inner())
+    }
+
+    /// Looks at the clock again: for clocks that do not run by themselves.
+    pub fn tick(&self) {
+        self.inner().store_wake.notify_one();
+    }
+
+    /// Seals and fsyncs what is left, makes the cursors durable, stops the store thread. Blocks, at most 8 s.
+    ///
+    /// # Errors
+    /// When the last seal failed or took too long: then records that were in memory only are lost with the process.
+    pub fn close(&self) -> Result<(), PeekError> {
+        self.stop(Phase::Closing)
+    }
+
+    /// Stops the store thread without writing anything, as a crash would, and waits for it: for tests.
+    ///
+    /// # Errors
+    /// When it does not stop in time.
+    pub fn abandon(&self) -> Result<(), PeekError> {
+        self.stop(Phase::Abandoned)
+    }
+
+    fn stop(&self, phase: Phase) -> Result<(), PeekError> {
+        let inner = self.inner();
+        let mut shared = inner.lock();
+        if shared.phase == Phase::Running {
+            shared.phase = phase;
+        }
+        inner.store_wake.notify_all();
+        inner.pushed.notify_all();
+        let deadline = Instant::now() + CLOSE_MAX;
+        loop {
+            if let Phase::Stopped(outcome) = &shared.phase {
+                return outcome.clone().map_or(Ok(()), |reason| Err(PeekError::Store { reason }));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                inner.store_failed.store(true, Ordering::Release);
+                return Err(PeekError::Stalled { waited_s: CLOSE_MAX.as_secs() });
+            }
+            shared = Inner::wait(&inner.progress, shared, Some(left));
+        }
+    }
+}
 
 #[allow(unused_variables, clippy::missing_errors_doc, missing_docs)]
 impl Queue {
     pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        todo!()
-    }
-    /// No I/O, short lock.
-    pub fn push(&self, stream: StreamIndex, record: NewRecord) -> Result<Pushed, PushError> {
-        todo!()
-    }
-    /// Records after `after` (or from the cursor), not removed. May wait for the store thread; not for async threads.
-    pub fn peek(&self, stream: StreamIndex, after: Option<Position>, limit: Limit) -> Result<Option<Batch>, PeekError> {
-        todo!()
-    }
-    /// Everything of the lane from its present start through `through` is delivered. Idempotent. No I/O.
-    pub fn ack(&self, stream: StreamIndex, through: Position) {
-        todo!()
-    }
-    /// Seals and fsyncs now; blocks; what is durable after.
-    pub fn flush(&self) -> Result<(), PeekError> {
-        todo!()
-    }
-    /// Changes whenever more of the stream became durable or acknowledged: the highest position below which nothing can be lost.
-    pub fn safe_through(&self, stream: StreamIndex) -> watch::Receiver<Option<Position>> {
-        todo!()
-    }
-    /// Asks for an early group commit (MQTT sources whose acknowledgements are withheld).
-    pub fn request_flush(&self) {
-        todo!()
-    }
-    /// Changes at each push, to wake the uplink: a count of pushes.
-    pub fn pushed(&self) -> watch::Receiver<u64> {
-        todo!()
-    }
-    /// Blocks the calling thread until something was pushed since `seen`, or the timeout.
-    pub fn wait_pushed(&self, seen: u64, timeout: Duration) -> u64 {
-        todo!()
-    }
-    /// The uplink says whether it delivers (for `sealed while up`).
-    pub fn set_uplink_up(&self, up: bool) {
-        todo!()
-    }
-    pub fn status(&self) -> QueueStatus {
-        todo!()
-    }
-    /// Seals and fsyncs what is left, writes the cursor, stops the store thread. Blocks.
-    pub fn close(&self) -> Result<(), PeekError> {
         todo!()
     }
 }

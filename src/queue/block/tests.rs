@@ -1,0 +1,161 @@
+use super::*;
+use crate::reading::{Stamp, Trust};
+use proptest::prelude::*;
+
+pub(crate) fn sample_records(count: u64) -> Vec<Record> {
+    records_from(Position::new(3, 100), count)
+}
+
+pub(crate) fn records_from(first: Position, count: u64) -> Vec<Record> {
+    (0..count)
+        .map(|n| Record {
+            position: Position::from_packed(first.packed() + n),
+            skipped: if n == 2 { 7 } else { 0 },
+            stamp: Stamp {
+                boot_ns: 5_000_000_000 + n * 1_000_000,
+                wall_us: 1_795_348_800_123_456 + n as i64 * 1_000,
+                trust: Trust::Ntp,
+            },
+            source: "plc".into(),
+            device: if n % 2 == 0 { "boiler".into() } else { "pump".into() },
+            fields: vec![
+                Field::new("temperature_c", Value::Float(71.5 + n as f64 / 10.0)),
+                Field::new("pump_on", Value::Bool(n % 3 == 0)),
+                Field::new("count", Value::Integer(-(n as i64))),
+                Field::new("total", Value::Unsigned(u64::MAX - n)),
+                Field::new("state", Value::Text(format!("läuft {n}"))),
+                Field::new("spare", Value::Null),
+            ],
+        })
+        .collect()
+}
+
+pub(crate) fn context(compression: Compression) -> SealContext {
+    SealContext {
+        stream: "telemetry".into(),
+        lineage: Arc::new(Lineage {
+            gateway: "truck-17".into(),
+            queue: uuid::Uuid::from_u128(0x5f0c_9a1e_0000_4000_8000_0000_0000_0001),
+            boot_index: 4,
+        }),
+        prev_last: Some(Position::new(2, 9)),
+        cursor_at_seal: Position::new(3, 50),
+        compression,
+    }
+}
+
+pub(crate) fn sealed(records: &[Record]) -> SealedBlock {
+    seal(&context(Compression::Zstd), records).unwrap()
+}
+
+#[test]
+fn a_block_gives_back_its_records_under_each_codec() {
+    let records = sample_records(50);
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let block = seal(&context(compression), &records).unwrap();
+        assert_eq!(open(&block).unwrap(), records);
+        let parsed = parse(&block.bytes).unwrap();
+        assert_eq!(parsed, block);
+        assert_eq!((parsed.header.first, parsed.header.count), (Position::new(3, 100), 50));
+    }
+}
+
+#[test]
+fn the_stored_sample_of_version_1_decodes_for_ever() {
+    let stored = include_bytes!("../../../tests/data/queue/block-v1.bin");
+    let block = parse(stored).unwrap();
+    assert_eq!(block.bytes.len(), stored.len());
+    assert_eq!(&*block.header.stream, "telemetry");
+    assert_eq!(*block.header.lineage, *context(Compression::Zstd).lineage);
+    assert_eq!(block.header.prev_last, Some(Position::new(2, 9)));
+    assert_eq!(open(&block).unwrap(), sample_records(20));
+}
+
+#[test]
+fn a_newer_version_is_recognised_whole() {
+    let mut block = sealed(&sample_records(3));
+    block.bytes[8] = 2;
+    let sum = checksum(&block.bytes);
+    block.bytes[20..24].copy_from_slice(&sum.to_le_bytes());
+    let frame_bytes = block.bytes.len();
+    assert_eq!(parse(&block.bytes), Err(FrameError::Newer { version: 2, frame_bytes }));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_limit() {
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + (state >> 58) as u8 % 64)
+    };
+    let mut records = sample_records(2);
+    for record in &mut records {
+        record.fields = vec![Field::new("raw", Value::Text((0..30_000).map(|_| noise()).collect()))];
+    }
+    let error = seal(&context(Compression::Zstd), &records).unwrap_err().to_string();
+    assert!(error.contains("limit is 32000"), "{error}");
+    assert!(seal(&context(Compression::Zstd), &[]).is_err());
+    let mut unordered = sample_records(3);
+    unordered.swap(0, 1);
+    assert!(seal(&context(Compression::Zstd), &unordered).is_err());
+}
+
+#[test]
+fn the_largest_incompressible_record_fits() {
+    let mut record = sample_records(1).remove(0);
+    record.fields = vec![Field::new("raw", Value::Text(String::new()))];
+    let room = RECORD_BYTES_MAX - record_bytes(&record);
+    let text: String = (0..room).map(|n| char::from(b'a' + (n * n % 26) as u8)).collect();
+    record.fields = vec![Field::new("raw", Value::Text(text))];
+    let block = seal(&context(Compression::None), std::slice::from_ref(&record)).unwrap();
+    assert!(block.bytes.len() <= BLOCK_BYTES_MAX);
+    assert_eq!(open(&block).unwrap(), [record]);
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Integer),
+        any::<u64>().prop_map(Value::Unsigned),
+        any::<f64>().prop_map(Value::float),
+        ".{0,20}".prop_map(Value::Text),
+    ]
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let stamp = (any::<u64>(), any::<i64>(), 0u8..6);
+    let fields = proptest::collection::vec(("[a-z_]{1,12}", any_value()), 0..6);
+    (any::<u64>(), stamp, "[a-z]{0,6}", "[a-z]{0,6}", fields).prop_map(|(skipped, stamp, source, device, fields)| {
+        Record {
+            position: Position::ZERO,
+            skipped,
+            stamp: Stamp { boot_ns: stamp.0, wall_us: stamp.1, trust: Trust::from_u8(stamp.2) },
+            source: source.into(),
+            device: device.into(),
+            fields: fields.into_iter().map(|(name, value)| Field::new(name, value)).collect(),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_records_come_back(mut records in proptest::collection::vec(any_record(), 1..20), gap in 1u64..1000) {
+        for (n, record) in records.iter_mut().enumerate() {
+            record.position = Position::new(9, n as u64 * gap);
+        }
+        let block = sealed(&records);
+        prop_assert_eq!(open(&parse(&block.bytes).unwrap()).unwrap(), records.clone());
+        let estimate: usize = records.iter().map(record_bytes).sum();
+        prop_assert!(v1::encode(&records).unwrap().len() <= estimate + 16);
+    }
+
+    #[test]
+    fn a_changed_byte_never_gives_a_wrong_record(hit in any::<prop::sample::Index>(), mask in 1u8..) {
+        let mut block = sealed(&sample_records(5));
+        let hit = hit.index(block.bytes.len());
+        block.bytes[hit] ^= mask;
+        prop_assert!(open(&block).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading: blocks first, then the tail, never removing. Blocks are fetched by the store thread and decoded here.
+
+use std::sync::{Arc, mpsc};
+
+use super::block::{self, SealedBlock};
+use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest};
+use super::tail::Decoded;
+use super::{Batch, Limit, PeekError, STORE_WAIT_MAX, StreamIndex};
+use crate::reading::Position;
+
+/// What the next step of a read is.
+enum Step {
+    Done(Option<Batch>),
+    /// All that is left of a block is done: go on behind this position.
+    Behind(Position),
+    /// The block that holds this position or the next one is on its way.
+    Fetch(Position, mpsc::Receiver<ReadReply>),
+}
+
+pub(super) fn peek(
+    inner: &Inner,
+    stream: StreamIndex,
+    after: Option<Position>,
+    limit: Limit,
+) -> Result<Option<Batch>, PeekError> {
+    let mut from = after.map_or(Position::ZERO, Position::next);
+    // Where the store had no more blocks although the stream has been on disk up to here.
+    let mut nothing_through = None;
+    loop {
+        let (at, answer) = match step(inner, stream, from, nothing_through, limit)? {
+            Step::Done(batch) => return Ok(batch),
+            Step::Behind(position) => {
+                from = position.next();
+                continue;
+            }
+            Step::Fetch(at, answer) => (at, answer),
+        };
+        let reply = answer.recv_timeout(STORE_WAIT_MAX).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() },
+            mpsc::RecvTimeoutError::Disconnected => PeekError::Closed,
+        })?;
+        let Some(found) = reply.block? else {
+            nothing_through = reply.disk_last;
+            continue;
+        };
+        from = take(inner, stream, at, &found)?;
+    }
+}
+
+/// Keeps a block's records for this and the next reads; gives where to go on.
+fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -> Result<Position, PeekError> {
+    let (first, last) = (found.header.first, found.header.last);
+    if last < at {
+        return Err(PeekError::Store { reason: format!("block {first} to {last} was read for position {at}") });
+    }
+    match block::open(found) {
+        Ok(records) => {
+            let lineage = Arc::clone(&found.header.lineage);
+            let decoded = Decoded { covers_from: at, last, lineage, records };
+            inner.lock().streams[stream.0].decoded = Some(Arc::new(decoded));
+            Ok(at)
+        }
+        Err(error) => {
+            inner.metrics.queue_blocks_lost.inc();
+            tracing::error!(%first, %last, error = %format!("{error:#}"), "block is damaged, its records are lost");
+            Ok(last.next())
+        }
+    }
+}
+
+/// One look under the lock.
+fn step(
+    inner: &Inner,
+    stream: StreamIndex,
+    from: Position,
+    nothing_through: Option<Position>,
+    limit: Limit,
+) -> Result<Step, PeekError> {
+    let mut shared = inner.lock();
+    let recovered = shared.recovered;
+    let streams = shared.streams.len();
+    let queue = shared.streams.get_mut(stream.0).ok_or(PeekError::NoSuchStream { stream: stream.0, streams })?;
+    let at = queue.lanes.first_open(from);
+    let decoded = queue.decoded.as_ref().filter(|block| block.covers_from <= at && at <= block.last).cloned();
+    if let Some(block) = decoded {
+        let records = queue.peek_block(&block, at, limit);
+        if records.is_empty() {
+            return Ok(Step::Behind(block.last));
+        }
+        return Ok(Step::Done(Some(Batch { lineage: Arc::clone(&block.lineage), records })));
+    }
+    let on_disk = queue.disk.last.is_some_and(|last| at <= last && nothing_through < Some(last));
+    if recovered && !on_disk {
+        let records = queue.peek_tail(at, limit);
+        let lineage = Arc::clone(&inner.lineage);
+        return Ok(Step::Done((!records.is_empty()).then_some(Batch { lineage, records })));
+    }
+    if matches!(shared.phase, Phase::Stopped(_) | Phase::Abandoned) {
+        return Err(PeekError::Closed);
+    }
+    if shared.reads.len() >= READS_MAX {
+        return Err(PeekError::Busy { waiting: shared.reads.len(), limit: READS_MAX });
+    }
+    let (reply, answer) = mpsc::sync_channel(1);
+    shared.reads.push_back(ReadRequest { stream: stream.0, at, reply });
+    drop(shared);
+    inner.store_wake.notify_one();
+    Ok(Step::Fetch(at, answer))
+}

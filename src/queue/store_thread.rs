@@ -1,0 +1,474 @@
+//! The store thread: the only one that touches the block store. A thin driver: it waits for work under the lock, does
+//! it without the lock, and puts the result back under the lock. Every call of the store is fenced, as the engine below may panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::block::{SealContext, SealedBlock};
+use super::dead_letter::DeadLetter;
+use super::engine::{Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::seal::{self, Cut, Due};
+use super::store::{BlockStore, StoreError};
+use super::tail::{StreamControl, StreamState};
+use super::{PeekError, retention};
+use crate::metrics::{ByKind, ByStream};
+use crate::reading::{Position, Record};
+
+/// First and longest wait after a failure of the store.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+/// Tries of the last seal at close.
+const CLOSE_TRIES: u32 = 3;
+
+/// The block store, once its recovery is done.
+pub struct OpenedStore {
+    /// The store.
+    pub store: Box<dyn BlockStore>,
+    /// Most disk it may take.
+    pub quota_bytes: u64,
+    /// Records found missing that nothing explains, per stream.
+    pub lost: Vec<(crate::reading::Name, u64)>,
+}
+
+/// What the queue stands on. Everything in here runs on the store thread and is dropped when it ends.
+pub struct Backend {
+    /// Sweeps, recovers and opens the blocks; called again once after the store panicked.
+    pub open: Box<dyn FnMut() -> anyhow::Result<OpenedStore> + Send>,
+    /// Makes lanes and marks of all streams durable.
+    pub save: Box<dyn FnMut(&[StreamControl]) -> anyhow::Result<()> + Send>,
+}
+
+/// What there is to do.
+enum Work {
+    Open,
+    SetAside(usize, Record),
+    Seal(Due),
+    Flush(u64),
+    Read(ReadRequest),
+    SaveCursors,
+    Close,
+    Stop,
+}
+
+/// The thread's own state.
+pub(super) struct Driver {
+    inner: Arc<Inner>,
+    backend: Backend,
+    pub(super) store: Option<Box<dyn BlockStore>>,
+    dead_letter: DeadLetter,
+    /// The store cannot take blocks before this time, ns.
+    retry_at_ns: u64,
+    retry_after: Duration,
+    failing: bool,
+    panics: u32,
+}
+
+/// Runs until the queue is closed or abandoned, then lets go of everything before it says so.
+pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) {
+    let mut driver = Driver {
+        inner: Arc::clone(&inner),
+        backend,
+        store: None,
+        dead_letter,
+        retry_at_ns: 0,
+        retry_after: RETRY_FIRST,
+        failing: false,
+        panics: 0,
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| driver.work())).unwrap_or_else(|panic| {
+        inner.store_failed.store(true, Ordering::Release);
+        Some(format!("store thread panicked: {}", panic_text(&*panic)))
+    });
+    // Dropping a failed engine may panic as well.
+    if catch_unwind(AssertUnwindSafe(|| drop(driver))).is_err() {
+        tracing::warn!("block store panicked while it was closed");
+    }
+    let mut shared = inner.lock();
+    shared.phase = Phase::Stopped(outcome);
+    for read in std::mem::take(&mut shared.reads) {
+        let _ = read.reply.try_send(ReadReply { block: Err(PeekError::Closed), disk_last: None });
+    }
+    drop(shared);
+    inner.progress.notify_all();
+    inner.pushed.notify_all();
+}
+
+impl Driver {
+    fn work(&mut self) -> Option<String> {
+        loop {
+            match self.next_work() {
+                Work::Open => self.open(),
+                Work::SetAside(stream, record) => self.set_aside(stream, &record, "too_large"),
+                Work::Seal(due) => {
+                    let _ = self.seal_group(due);
+                }
+                Work::Flush(ticket) => self.flush(ticket),
+                Work::Read(request) => self.read(request),
+                Work::SaveCursors => {
+                    let _ = self.save_cursors();
+                }
+                Work::Close => return self.close(),
+                Work::Stop => return None,
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn next_work(&self) -> Work {
+        let inner = &*self.inner;
+        let mut shared = inner.lock();
+        loop {
+            let now_ns = inner.now_ns();
+            match self.ready(&mut shared, now_ns) {
+                Ok(work) => return work,
+                Err(wait) => shared = Inner::wait(&inner.store_wake, shared, wait),
+            }
+        }
+    }
+
+    /// The most urgent work, or how long there is none.
+    fn ready(&self, shared: &mut Shared, now_ns: u64) -> Result<Work, Option<Duration>> {
+        let resting = now_ns < self.retry_at_ns;
+        if shared.phase == Phase::Abandoned {
+            return Ok(Work::Stop);
+        }
+        if self.store.is_none() && !resting {
+            return Ok(Work::Open);
+        }
+        if let Some((stream, record)) = shared.set_aside.pop_front() {
+            return Ok(Work::SetAside(stream, record));
+        }
+        if shared.flush_wanted > shared.flush_done {
+            return Ok(Work::Flush(shared.flush_wanted));
+        }
+        let due = self.inner.policy.due(&shared.streams, shared.tail_bytes, now_ns);
+        if matches!(due, Due::EveryRecord | Due::All) && !resting {
+            return Ok(Work::Seal(due));
+        }
+        if let Some(read) = shared.reads.pop_front() {
+            return Ok(Work::Read(read));
+        }
+        if shared.phase == Phase::Closing {
+            return Ok(Work::Close);
+        }
+        let cursor_due_ns = shared.cursor_due_ns();
+        if cursor_due_ns.is_some_and(|at| at <= now_ns) && !resting {
+            return Ok(Work::SaveCursors);
+        }
+        let seal_at = if let Due::At(at) = due { Some(at) } else { None };
+        let rest_until = resting.then_some(self.retry_at_ns);
+        // While the store rests nothing but its end matters.
+        let until = rest_until.or_else(|| [seal_at, cursor_due_ns].into_iter().flatten().min());
+        Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
+    }
+
+    /// Calls the store inside the fence: timed for the watchdog, panics caught.
+    fn fenced<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let began_ns = self.inner.now_ns().max(1);
+        self.inner.store_busy_since_ns.store(began_ns, Ordering::Release);
+        let outcome = catch_unwind(AssertUnwindSafe(|| call(self)));
+        self.inner.store_busy_since_ns.store(0, Ordering::Release);
+        outcome.unwrap_or_else(|panic| {
+            self.after_panic();
+            Err(failed("call of the store", anyhow::anyhow!("it panicked: {}", panic_text(&*panic)), self.dir()))
+        })
+    }
+
+    /// A store that panicked is closed and opened once more; the second time it stays closed.
+    fn after_panic(&mut self) {
+        self.panics += 1;
+        let store = self.store.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
+        self.inner.metrics.queue_store_failures.get_or_create(&ByKind { kind: "panic" }).inc();
+        if self.panics > 1 {
+            self.inner.store_failed.store(true, Ordering::Release);
+        }
+    }
+
+    /// A call of the store, fenced; an error where there is no store.
+    pub(super) fn with_store<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn BlockStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let dir = self.dir();
+        self.fenced(|driver| match driver.store.as_deref_mut() {
+            Some(store) => call(store),
+            None => Err(failed("use of the store", anyhow::anyhow!("it is not open"), dir)),
+        })
+    }
+
+    fn dir(&self) -> String {
+        self.inner.settings.dir.display().to_string()
+    }
+
+    fn open(&mut self) {
+        let dir = self.dir();
+        let opened = self.fenced(|driver| (driver.backend.open)().map_err(|error| failed("open", error, dir)));
+        match opened {
+            Ok(opened) => {
+                self.store = Some(opened.store);
+                self.recovered(opened.quota_bytes, &opened.lost);
+                self.works_again();
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Takes over what recovery found on disk.
+    fn recovered(&mut self, quota_bytes: u64, lost: &[(crate::reading::Name, u64)]) {
+        let Some(store) = self.store.as_deref() else { return };
+        let (held, disk_bytes) = (store.held(), store.disk_bytes());
+        for (stream, records) in lost {
+            self.inner.metrics.records_lost.get_or_create(&ByStream { stream: stream.to_string() }).inc_by(*records);
+        }
+        let mut shared = self.inner.lock();
+        (shared.quota_bytes, shared.disk_bytes) = (quota_bytes, disk_bytes);
+        for held in held {
+            let Some(stream) = shared.streams.iter_mut().find(|stream| stream.name == held.stream) else {
+                tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
+                continue;
+            };
+            stream.recovered(&held, self.inner.lineage.boot_index);
+        }
+        shared.recovered = true;
+        drop(shared);
+        self.inner.progress.notify_all();
+    }
+
+    /// Writes the next group of what is due. Gives whether anything was left to write.
+    fn seal_group(&mut self, due: Due) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let mut shared = inner.lock();
+        // Marks must not be younger on disk than the records that bear them.
+        if shared.streams.iter().any(|stream| stream.marks_dirty) {
+            drop(shared);
+            self.save_cursors()?;
+            shared = inner.lock();
+        }
+        let compression = inner.settings.queue.compression;
+        let cuts = seal::cut(&mut shared.streams, due, &inner.policy, |stream| SealContext {
+            stream: Arc::clone(&stream.name),
+            lineage: Arc::clone(&inner.lineage),
+            prev_last: stream.disk.last,
+            cursor_at_seal: stream.lanes.cursor(),
+            compression,
+        });
+        drop(shared);
+        if cuts.is_empty() {
+            return Ok(false);
+        }
+        let outcome = self.write(&cuts);
+        let mut shared = inner.lock();
+        for cut in &cuts {
+            shared.streams[cut.stream].sealing_through = None;
+        }
+        drop(shared);
+        match outcome {
+            Ok(()) => {
+                self.works_again();
+                Ok(true)
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes blocks of the cuts and appends them; only then they leave the tail.
+    fn write(&mut self, cuts: &[Cut]) -> Result<(), StoreError> {
+        let mut blocks: Vec<SealedBlock> = Vec::new();
+        let mut bytes_of = Vec::with_capacity(cuts.len());
+        let mut refused: Vec<(usize, Record)> = Vec::new();
+        for cut in cuts {
+            let made = seal::blocks(cut);
+            refused.extend(made.refused.into_iter().map(|record| (cut.stream, record)));
+            bytes_of.push(made.blocks.iter().map(|block| block.bytes.len() as u64).sum::<u64>());
+            blocks.extend(made.blocks);
+        }
+        if !blocks.is_empty() {
+            retention::append(self, &blocks)?;
+        }
+        self.appended(cuts, &bytes_of, blocks.len() as u64);
+        for (stream, record) in &refused {
+            self.inner.lock().streams[*stream].refused(record.position);
+            self.set_aside(*stream, record, "unsealable");
+        }
+        Ok(())
+    }
+
+    fn appended(&mut self, cuts: &[Cut], bytes_of: &[u64], blocks: u64) {
+        let disk_bytes = self.store.as_ref().map(|store| store.disk_bytes());
+        let inner = &*self.inner;
+        let mut shared = inner.lock();
+        let now_ns = inner.now_ns();
+        let mut ages = Vec::with_capacity(cuts.len());
+        for (cut, bytes) in cuts.iter().zip(bytes_of) {
+            let left = shared.streams[cut.stream].sealed(cut.last, *bytes);
+            shared.tail_bytes -= left.tail_bytes;
+            ages.push(left.oldest_pushed_ns);
+        }
+        for age in ages {
+            shared.note_age(age, now_ns, &inner.metrics);
+        }
+        // What was acknowledged while it was written is dead on arrival and may be deleted once the cursor is durable.
+        shared.note_progress(0, now_ns);
+        shared.disk_bytes = disk_bytes.unwrap_or(shared.disk_bytes);
+        inner.metrics.queue_written_bytes.inc_by(bytes_of.iter().sum());
+        inner.metrics.queue_blocks_sealed.inc_by(blocks);
+        if shared.uplink_up {
+            inner.metrics.queue_blocks_sealed_while_up.inc_by(blocks);
+        }
+        drop(shared);
+        inner.progress.notify_all();
+    }
+
+    /// Seals until everything pushed before now is durable.
+    fn flush(&mut self, ticket: u64) {
+        let ends: Vec<Position> = self.inner.lock().streams.iter().map(StreamState::next_position).collect();
+        let outcome = self.seal_below(&ends);
+        let mut shared = self.inner.lock();
+        shared.flush_done = ticket;
+        if let Err(error) = outcome {
+            shared.flush_error = Some((ticket, error_text(&error)));
+        }
+        drop(shared);
+        self.inner.progress.notify_all();
+    }
+
+    fn seal_below(&mut self, ends: &[Position]) -> Result<(), StoreError> {
+        loop {
+            let left = {
+                let shared = self.inner.lock();
+                let fronts = shared.streams.iter().zip(ends);
+                fronts
+                    .filter_map(|(stream, end)| Some((stream.tail.front()?, end)))
+                    .any(|(front, end)| front.record.position < *end)
+            };
+            if !left || !self.seal_group(Due::All)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&mut self, request: ReadRequest) {
+        let (stream, disk_last) = {
+            let shared = self.inner.lock();
+            let stream = &shared.streams[request.stream];
+            (Arc::clone(&stream.name), stream.disk.last)
+        };
+        let block = self.with_store(|store| store.read(&stream, request.at));
+        if let Err(error) = &block {
+            self.failed(error);
+        }
+        let block = block.map_err(|error| PeekError::Store { reason: error_text(&error) });
+        // The reader may have given up waiting.
+        let _ = request.reply.try_send(ReadReply { block, disk_last });
+    }
+
+    /// Makes lanes and marks durable, then deletes what they say is done.
+    pub(super) fn save_cursors(&mut self) -> Result<(), StoreError> {
+        let controls = self.save_control()?;
+        let cursors: Vec<_> =
+            controls.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect();
+        let removed = self.with_store(|store| {
+            store.remove_done(&cursors)?;
+            Ok(store.disk_bytes())
+        });
+        match removed {
+            Ok(disk_bytes) => self.inner.lock().disk_bytes = disk_bytes,
+            // The cursors are durable all the same; what is left is deleted the next time.
+            Err(error) => self.failed(&error),
+        }
+        Ok(())
+    }
+
+    /// Makes lanes and marks durable; deletes nothing.
+    pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
+        let controls: Vec<StreamControl> = self.inner.lock().streams.iter().map(StreamState::control).collect();
+        let dir = self.dir();
+        let saved = self.fenced(|driver| {
+            (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
+        });
+        if let Err(error) = saved {
+            self.failed(&error);
+            return Err(error);
+        }
+        self.inner.metrics.queue_state_writes.inc();
+        let mut shared = self.inner.lock();
+        for (stream, control) in shared.streams.iter_mut().zip(&controls) {
+            stream.saved(control);
+        }
+        (shared.progress_bytes, shared.progress_since_ns) = (0, None);
+        let now_ns = self.inner.now_ns();
+        shared.note_progress(0, now_ns);
+        Ok(controls)
+    }
+
+    fn set_aside(&mut self, stream: usize, record: &Record, reason: &'static str) {
+        let name = Arc::clone(&self.inner.lock().streams[stream].name);
+        self.dead_letter.keep(&name, record, reason, &self.inner.metrics);
+    }
+
+    /// The last seal and cursor. Gives what went wrong.
+    fn close(&mut self) -> Option<String> {
+        let mut outcome = Ok(());
+        for _ in 0..CLOSE_TRIES {
+            outcome = self.seal_below(&[Position::END; crate::config::STREAMS_MAX]);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let due = self.inner.lock().streams.iter().any(|stream| stream.cursor_is_due() || stream.marks_dirty);
+        let saved = if due { self.save_cursors() } else { Ok(()) };
+        outcome.and(saved).err().map(|error| error_text(&error))
+    }
+
+    /// Counts a failure; says so once until the store works again.
+    fn failed(&mut self, error: &StoreError) {
+        let kind = if matches!(error, StoreError::Full { .. }) { "full" } else { "failed" };
+        self.inner.metrics.queue_store_failures.get_or_create(&ByKind { kind }).inc();
+        self.retry_at_ns = self.inner.now_ns().saturating_add(self.retry_after.as_nanos() as u64);
+        self.retry_after = (self.retry_after * 2).min(RETRY_LAST);
+        if !self.failing {
+            self.failing = true;
+            tracing::error!(error = %error_text(error), "block store failed, records stay in memory");
+        }
+    }
+
+    fn works_again(&mut self) {
+        (self.retry_at_ns, self.retry_after) = (0, RETRY_FIRST);
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("block store works again");
+        }
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+fn failed(what: &'static str, source: anyhow::Error, path: String) -> StoreError {
+    StoreError::Failed { what, path, source }
+}
+
+/// The error and its causes in one line.
+fn error_text(error: &StoreError) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Starts the thread.
+pub(super) fn start(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) -> std::io::Result<()> {
+    std::thread::Builder::new().name("queue-store".to_owned()).spawn(move || run(inner, backend, dead_letter)).map(drop)
+}

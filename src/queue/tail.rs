@@ -1,0 +1,405 @@
+//! One stream as it stands in memory: its lanes, its unsealed records, what is known of its blocks on disk, and the
+//! marks of what was removed. No lock, no I/O, no clock of its own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::lane::Lanes;
+use crate::reading::{Lineage, Name, Position, Record};
+
+/// Most removal marks of one stream; more are added up in the newest.
+const MARKS_MAX: usize = 16;
+/// Most batches handed out that are remembered for counting; more are added up in the newest.
+const HANDED_MAX: usize = 1024;
+
+/// What a stream keeps across restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamControl {
+    /// Its name.
+    pub stream: Name,
+    /// What is still to be delivered.
+    pub lanes: Lanes,
+    /// `(at, records)`: the first surviving record at or after `at` says that so many were removed before it.
+    pub skipped: Vec<(Position, u64)>,
+}
+
+/// A record that is in memory only.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) record: Arc<Record>,
+    pub(super) bytes: usize,
+    pub(super) pushed_ns: u64,
+}
+
+/// What is known of a stream's blocks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OnDisk {
+    /// Last position of the newest block.
+    pub(super) last: Option<Position>,
+    /// Records at or after the cursor.
+    pub(super) records: u64,
+    /// Their bytes, sealed.
+    pub(super) bytes: u64,
+    /// When the oldest was measured, boot time; `None` where that was another boot.
+    pub(super) oldest_boot_ns: Option<u64>,
+}
+
+/// A block's records, kept while the uplink takes them piece by piece.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// Nothing survives between this and the first record.
+    pub(super) covers_from: Position,
+    pub(super) last: Position,
+    pub(super) lineage: Arc<Lineage>,
+    pub(super) records: Vec<Record>,
+}
+
+/// Records handed out from blocks and not yet acknowledged; only counts depend on it.
+#[derive(Debug)]
+struct Handed {
+    first: Position,
+    last: Position,
+    records: u64,
+}
+
+/// What an acknowledgement or removal took out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Retired {
+    pub(super) records: u64,
+    pub(super) tail_bytes: usize,
+    /// Push time of the oldest record that left the tail.
+    pub(super) oldest_pushed_ns: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct StreamState {
+    pub(super) name: Name,
+    pub(super) every_record: bool,
+    pub(super) lanes: Lanes,
+    pub(super) tail: VecDeque<Entry>,
+    pub(super) tail_bytes: usize,
+    run: u32,
+    next_seq: u64,
+    /// Positions through this one are being written: they can be acknowledged, not dropped.
+    pub(super) sealing_through: Option<Position>,
+    pub(super) disk: OnDisk,
+    /// The cursor as the control state has it.
+    pub(super) cursor_durable: Position,
+    /// Marks changed since they were last made durable.
+    pub(super) marks_dirty: bool,
+    marks: Vec<(Position, u64)>,
+    /// Highest position handed to the uplink in this run.
+    handed_through: Option<Position>,
+    handed: VecDeque<Handed>,
+    pub(super) decoded: Option<Arc<Decoded>>,
+    pub(super) safe: watch::Sender<Option<Position>>,
+}
+
+impl StreamState {
+    /// A stream at the start of `run`.
+    pub(super) fn new(control: StreamControl, every_record: bool, run: u32) -> Self {
+        Self {
+            name: control.stream,
+            every_record,
+            cursor_durable: control.lanes.cursor(),
+            lanes: control.lanes,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            run,
+            next_seq: 0,
+            sealing_through: None,
+            disk: OnDisk::default(),
+            marks_dirty: false,
+            marks: control.skipped,
+            handed_through: None,
+            handed: VecDeque::new(),
+            decoded: None,
+            safe: watch::Sender::new(None),
+        }
+    }
+
+    /// The position the next record gets.
+    pub(super) fn next_position(&self) -> Position {
+        Position::new(self.run, self.next_seq)
+    }
+
+    /// What is to survive a restart.
+    pub(super) fn control(&self) -> StreamControl {
+        StreamControl { stream: Arc::clone(&self.name), lanes: self.lanes.clone(), skipped: self.marks.clone() }
+    }
+
+    /// Gives the record its position and keeps it.
+    pub(super) fn push(&mut self, mut record: Record, bytes: usize, now_ns: u64) -> Position {
+        let position = self.next_position();
+        record.position = position;
+        self.next_seq += 1;
+        self.tail_bytes += bytes;
+        self.tail.push_back(Entry { record: Arc::new(record), bytes, pushed_ns: now_ns });
+        position
+    }
+
+    /// Everything of the first lane through `through` is delivered. Positions that were never given move nothing.
+    pub(super) fn ack(&mut self, through: Position) -> Retired {
+        if through >= self.next_position() || !self.lanes.ack(through) {
+            return Retired::default();
+        }
+        self.marks.retain(|(at, _)| *at > through);
+        let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= through) {
+            self.tail_bytes -= entry.bytes;
+            retired.records += 1;
+            retired.tail_bytes += entry.bytes;
+            retired.oldest_pushed_ns = retired.oldest_pushed_ns.or(Some(entry.pushed_ns));
+        }
+        self.report_safe();
+        retired
+    }
+
+    /// Counts what an acknowledgement takes from the blocks.
+    fn retire_handed(&mut self, through: Position) -> u64 {
+        let mut records = 0;
+        while let Some(batch) = self.handed.front_mut() {
+            if batch.last <= through {
+                records += batch.records;
+                self.handed.pop_front();
+                continue;
+            }
+            if batch.first <= through {
+                // Inside a block positions follow each other; the last part of a sparse one takes the rest.
+                let span = through.packed() - batch.first.packed() + 1;
+                let part = span.min(batch.records.saturating_sub(1));
+                batch.first = through.next();
+                batch.records -= part;
+                records += part;
+            }
+            break;
+        }
+        if self.disk.last.is_some_and(|last| last <= through) {
+            records = self.disk.records;
+        }
+        let records = records.min(self.disk.records);
+        self.take_from_disk(records);
+        records
+    }
+
+    /// So many records fewer are held in blocks; bytes go in proportion.
+    fn take_from_disk(&mut self, records: u64) {
+        let left = self.disk.records - records;
+        let share = u128::from(self.disk.bytes) * u128::from(left) / u128::from(self.disk.records.max(1));
+        self.disk.bytes = u64::try_from(share).unwrap_or(self.disk.bytes);
+        self.disk.records = left;
+        if left == 0 {
+            self.disk.oldest_boot_ns = None;
+        }
+    }
+
+    /// Takes the oldest record out that is not being written; the next one that the uplink has not seen says so.
+    pub(super) fn drop_oldest(&mut self) -> Option<Entry> {
+        let first = self.sealing_through.map_or(0, |through| self.index_after(through));
+        let entry = self.tail.remove(first)?;
+        self.tail_bytes -= entry.bytes;
+        let dropped = entry.record.position;
+        let survivor_before = match first.checked_sub(1) {
+            Some(before) => self.tail.get(before).map(|entry| entry.record.position),
+            None => self.disk.last.max(self.sealing_through),
+        };
+        self.mark(dropped, survivor_before, 1);
+        self.report_safe();
+        Some(entry)
+    }
+
+    /// A block range was dropped from disk, with so many undelivered records.
+    pub(super) fn drop_from_disk(&mut self, last: Position, records: u64) {
+        self.lanes.remove_through(last);
+        self.handed.retain(|batch| batch.last > last);
+        self.decoded = None;
+        let held = self.disk.records;
+        self.take_from_disk(records.min(held));
+        if self.disk.last.is_some_and(|newest| newest <= last) {
+            self.take_from_disk(self.disk.records);
+        }
+        self.mark(last, None, records);
+    }
+
+    /// Notes a removal that ends at `last`. Marks after `survivor_before` have lost their bearer and are added up.
+    fn mark(&mut self, last: Position, survivor_before: Option<Position>, records: u64) {
+        if records == 0 {
+            return;
+        }
+        self.marks_dirty = true;
+        let at = last.max(self.handed_through.unwrap_or_default()).next();
+        let mut total = records;
+        let full = self.marks.len() >= MARKS_MAX;
+        self.marks.retain(|(earlier, count)| {
+            let orphan = *earlier <= at && survivor_before.is_none_or(|before| *earlier > before);
+            if orphan || (full && *earlier <= at) {
+                total += count;
+                return false;
+            }
+            true
+        });
+        self.marks.push((at, total));
+        self.marks.sort_unstable_by_key(|(at, _)| *at);
+    }
+
+    /// Index of the first tail record after `position`.
+    fn index_after(&self, position: Position) -> usize {
+        self.tail.partition_point(|entry| entry.record.position <= position)
+    }
+
+    /// Records of the tail from `at` on, at most so many and so many bytes, at least one; none that is done.
+    pub(super) fn peek_tail(&mut self, at: Position, limit: super::Limit) -> Vec<Record> {
+        let from = self.tail.partition_point(|entry| entry.record.position < at);
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        for entry in self.tail.range(from..) {
+            if !taken.is_empty() && (taken.len() >= limit.records || bytes + entry.bytes > limit.bytes) {
+                break;
+            }
+            if !self.lanes.is_done(entry.record.position) {
+                bytes += entry.bytes;
+                taken.push(Record::clone(&entry.record));
+            }
+        }
+        self.hand_out(at, &mut taken, false);
+        taken
+    }
+
+    /// The same from a decoded block.
+    pub(super) fn peek_block(&mut self, block: &Decoded, at: Position, limit: super::Limit) -> Vec<Record> {
+        let mut taken: Vec<Record> = Vec::new();
+        let mut bytes = 0;
+        if at <= self.lanes.cursor() && self.disk.oldest_boot_ns.is_some() {
+            self.disk.oldest_boot_ns = block.records.iter().find(|r| r.position >= at).map(|r| r.stamp.boot_ns);
+        }
+        for record in block.records.iter().filter(|r| r.position >= at && !self.lanes.is_done(r.position)) {
+            let more = super::block::record_bytes(record);
+            if !taken.is_empty() && (taken.len() >= limit.records || bytes + more > limit.bytes) {
+                break;
+            }
+            bytes += more;
+            taken.push(record.clone());
+        }
+        self.hand_out(at, &mut taken, true);
+        taken
+    }
+
+    /// Puts the marks on those that bear them and remembers what was handed out.
+    fn hand_out(&mut self, at: Position, taken: &mut [Record], from_block: bool) {
+        // A mark below the cursor belongs to the first record at all.
+        let mut after = if at <= self.lanes.cursor() { None } else { Some(at) };
+        for record in taken.iter_mut() {
+            let marks = self
+                .marks
+                .iter()
+                .filter(|(mark, _)| after.is_none_or(|after| *mark >= after) && *mark <= record.position);
+            record.skipped += marks.map(|(_, count)| count).sum::<u64>();
+            after = Some(record.position.next());
+        }
+        let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return };
+        self.handed_through = self.handed_through.max(Some(last.position));
+        let known = self.handed.back().map(|batch| batch.last);
+        let new = taken.iter().filter(|record| known.is_none_or(|known| record.position > known)).count() as u64;
+        if !from_block || new == 0 {
+            return;
+        }
+        let full = self.handed.len() >= HANDED_MAX;
+        match self.handed.back_mut() {
+            Some(batch) if full => {
+                batch.last = last.position;
+                batch.records += new;
+            }
+            _ => {
+                let first = known.map_or(first.position, |known| first.position.max(known.next()));
+                self.handed.push_back(Handed { first, last: last.position, records: new });
+            }
+        }
+    }
+
+    /// The group through `last` is durable: it leaves the tail. Gives what left.
+    pub(super) fn sealed(&mut self, last: Position, bytes_on_disk: u64) -> Retired {
+        let mut retired = Retired::default();
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= last) {
+            self.tail_bytes -= entry.bytes;
+            retired.records += 1;
+            retired.tail_bytes += entry.bytes;
+            if retired.oldest_pushed_ns.is_none() {
+                retired.oldest_pushed_ns = Some(entry.pushed_ns);
+                if self.disk.records == 0 {
+                    self.disk.oldest_boot_ns = Some(entry.record.stamp.boot_ns);
+                }
+            }
+        }
+        self.sealing_through = None;
+        self.disk.last = self.disk.last.max(Some(last));
+        self.disk.records += retired.records;
+        if retired.records > 0 {
+            self.disk.bytes += bytes_on_disk;
+        }
+        self.report_safe();
+        retired
+    }
+
+    /// Takes over what recovery found on disk.
+    pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
+        let cursor = self.lanes.cursor();
+        let done = if cursor > held.last {
+            held.records
+        } else if cursor.run() == held.first.run() {
+            cursor.seq().saturating_sub(held.first.seq()).min(held.records)
+        } else {
+            0
+        };
+        let (boot, measured) = held.oldest;
+        self.disk = OnDisk {
+            last: Some(held.last),
+            records: held.records,
+            bytes: held.bytes,
+            oldest_boot_ns: (boot == boot_index).then(|| u64::try_from(measured.as_nanos()).unwrap_or(u64::MAX)),
+        };
+        self.take_from_disk(done);
+        self.report_safe();
+    }
+
+    /// This state is durable now.
+    pub(super) fn saved(&mut self, control: &StreamControl) {
+        self.cursor_durable = control.lanes.cursor();
+        self.marks_dirty = self.marks != control.skipped;
+    }
+
+    /// A record of a group that went to disk did not fit any block and was set aside.
+    pub(super) fn refused(&mut self, position: Position) {
+        if self.lanes.is_done(position) {
+            return;
+        }
+        self.take_from_disk(1.min(self.disk.records));
+        self.mark(position, before_in_run(position), 1);
+    }
+
+    /// Whether acknowledgements passed blocks since the cursor was last made durable.
+    pub(super) fn cursor_is_due(&self) -> bool {
+        self.lanes.cursor() > self.cursor_durable && self.disk.last.is_some_and(|last| last >= self.cursor_durable)
+    }
+
+    /// Tells the watchers the highest position below which nothing can be lost.
+    pub(super) fn report_safe(&self) {
+        let safe = match self.tail.front() {
+            Some(entry) => before_in_run(entry.record.position).or(self.disk.last),
+            None => before_in_run(self.next_position()).or(self.disk.last),
+        };
+        self.safe.send_if_modified(|told| {
+            let more = safe > *told;
+            if more {
+                *told = safe;
+            }
+            more
+        });
+    }
+}
+
+/// The position before this one in the same run.
+fn before_in_run(position: Position) -> Option<Position> {
+    position.seq().checked_sub(1).map(|seq| Position::new(position.run(), seq))
+}

@@ -1,0 +1,40 @@
+//! The queue against a simple model, on a block store double in memory: random pushes, reads, acknowledgements, flushes,
+//! failures, restarts and crashes.
+
+mod faults;
+mod memory;
+mod model;
+
+use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
+use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};
+
+/// A record whose one field is `number`.
+pub fn record(number: u64) -> NewRecord {
+    NewRecord {
+        stamp: Stamp { boot_ns: number, wall_us: 0, trust: Trust::Unknown },
+        source: "source".into(),
+        device: "device".into(),
+        fields: vec![Field::new("number", Value::Unsigned(number))],
+    }
+}
+
+/// What [`record`] put in.
+pub fn number(record: &Record) -> u64 {
+    match record.fields.first().map(|field| &field.value) {
+        Some(Value::Unsigned(number)) => *number,
+        Some(Value::Integer(number)) => u64::try_from(*number).unwrap(),
+        other => panic!("field is {other:?}"),
+    }
+}
+
+/// Reads and acknowledges everything there is.
+pub fn drain(queue: &Queue, stream: StreamIndex) -> Vec<Record> {
+    let mut out: Vec<Record> = Vec::new();
+    let mut after: Option<Position> = None;
+    while let Some(batch) = queue.peek(stream, after, Limit { records: 7, bytes: 4096 }).unwrap() {
+        after = batch.records.last().map(|record| record.position);
+        out.extend(batch.records);
+        queue.ack(stream, after.unwrap());
+    }
+    out
+}

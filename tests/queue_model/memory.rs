@@ -1,0 +1,223 @@
+//! `MemoryStore`: a test double of the block store. What it holds outlives the queue that wrote it, so that a crash
+//! is dropping the queue and starting another on the same [`Disk`].
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use anyhow::anyhow;
+use forebay::config::{Compression, Durability, Stream};
+use forebay::metrics::Metrics;
+use forebay::queue::block::SealedBlock;
+use forebay::queue::lane::Lanes;
+use forebay::queue::store::{BlockStore, Dropped, Held, StoreError};
+use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
+use forebay::reading::{Lineage, Name, Position};
+
+/// Blocks of one epoch of the double.
+const EPOCH_BLOCKS: usize = 3;
+
+/// What survives a crash.
+#[derive(Default)]
+pub struct Platter {
+    pub epochs: Vec<Vec<SealedBlock>>,
+    pub controls: Vec<StreamControl>,
+    pub run: u32,
+    /// Appends refused with an error from now on; each leaves the first half of its blocks behind.
+    pub failing_appends: u32,
+    /// Calls that panic from now on.
+    pub panicking_appends: u32,
+    /// Most epochs; more are refused as `Full`.
+    pub epochs_max: Option<usize>,
+    /// Appends wait while this is set.
+    pub stalled: bool,
+    /// An append waits.
+    pub waiting: bool,
+    pub appended_blocks: usize,
+    pub saves: usize,
+}
+
+/// The double's disk.
+#[derive(Clone, Default)]
+pub struct Disk(Arc<(Mutex<Platter>, Condvar)>);
+
+impl Disk {
+    pub fn with<T>(&self, change: impl FnOnce(&mut Platter) -> T) -> T {
+        let out = change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+        out
+    }
+
+    /// Blocks until an append is stuck in the stall.
+    pub fn wait_until_stuck(&self) {
+        let mut platter = self.0.0.lock().unwrap();
+        while !platter.waiting {
+            platter = self.0.1.wait(platter).unwrap();
+        }
+    }
+}
+
+pub struct MemoryStore(Disk);
+
+fn failed(what: &'static str) -> StoreError {
+    StoreError::Failed { what, path: "memory".to_owned(), source: anyhow!("the test wants it") }
+}
+
+impl BlockStore for MemoryStore {
+    fn append(&mut self, blocks: &[SealedBlock]) -> Result<(), StoreError> {
+        let (lock, changed) = &*(self.0.0);
+        let mut platter = lock.lock().unwrap();
+        platter.waiting = platter.stalled;
+        changed.notify_all();
+        while platter.stalled {
+            platter = changed.wait(platter).unwrap();
+        }
+        platter.waiting = false;
+        if platter.panicking_appends > 0 {
+            platter.panicking_appends -= 1;
+            drop(platter);
+            panic!("the test wants the store to panic");
+        }
+        if platter.epochs_max.is_some_and(|max| platter.epochs.len() >= max) {
+            return Err(StoreError::Full { needed_bytes: 1, free_bytes: 0, path: "memory".to_owned() });
+        }
+        let fails = platter.failing_appends > 0;
+        platter.failing_appends = platter.failing_appends.saturating_sub(1);
+        let kept = if fails { &blocks[..blocks.len() / 2] } else { blocks };
+        for block in kept {
+            if platter.epochs.last().is_none_or(|epoch| epoch.len() >= EPOCH_BLOCKS) {
+                platter.epochs.push(Vec::new());
+            }
+            platter.epochs.last_mut().unwrap().push(block.clone());
+            platter.appended_blocks += 1;
+        }
+        if fails { Err(failed("append")) } else { Ok(()) }
+    }
+
+    fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError> {
+        Ok(self.0.with(|platter| {
+            let blocks = platter.epochs.iter().flatten();
+            let mine = blocks.filter(|block| &*block.header.stream == stream && block.header.last >= at);
+            mine.min_by_key(|block| (block.header.first, block.header.last)).cloned()
+        }))
+    }
+
+    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+        self.0.with(|platter| {
+            platter.epochs.retain(|epoch| epoch.iter().any(|block| !is_done(block, cursors)));
+        });
+        Ok(())
+    }
+
+    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
+        Ok(self.0.with(|platter| {
+            let blocks = platter.epochs.first().into_iter().flatten();
+            let dropped = |block: &SealedBlock| Dropped {
+                stream: block.header.stream.clone(),
+                first: block.header.first,
+                last: block.header.last,
+                records: forebay::queue::block::open(block)
+                    .unwrap()
+                    .iter()
+                    .filter(|record| cursors.iter().any(|(n, at)| *n == block.header.stream && record.position >= *at))
+                    .count() as u64,
+            };
+            blocks.map(dropped).collect()
+        }))
+    }
+
+    fn drop_oldest(&mut self) -> Result<(), StoreError> {
+        self.0.with(|platter| platter.epochs.remove(0));
+        Ok(())
+    }
+
+    fn held(&self) -> Vec<Held> {
+        self.0.with(|platter| {
+            let mut held: Vec<Held> = Vec::new();
+            for block in platter.epochs.iter().flatten() {
+                let header = &block.header;
+                match held.iter_mut().find(|held| held.stream == header.stream) {
+                    Some(held) => {
+                        held.last = held.last.max(header.last);
+                        held.records += u64::from(header.count);
+                        held.bytes += block.bytes.len() as u64;
+                    }
+                    None => held.push(Held {
+                        stream: header.stream.clone(),
+                        first: header.first,
+                        last: header.last,
+                        records: u64::from(header.count),
+                        bytes: block.bytes.len() as u64,
+                        oldest: (header.lineage.boot_index, std::time::Duration::from_nanos(header.boot_ns.0)),
+                    }),
+                }
+            }
+            held
+        })
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.0.with(|platter| platter.epochs.iter().flatten().map(|block| block.bytes.len() as u64).sum())
+    }
+}
+
+fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
+    cursors.iter().any(|(name, cursor)| *name == block.header.stream && block.header.last < *cursor)
+}
+
+/// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
+pub fn start(disk: &Disk, settings: &Settings, clock: &Clock) -> (Queue, Arc<Metrics>) {
+    let (metrics, _) = Metrics::new();
+    let (run, streams) = disk.with(|platter| {
+        platter.run += 1;
+        (platter.run, platter.controls.clone())
+    });
+    let (open, save) = (disk.clone(), disk.clone());
+    let backend = Backend {
+        open: Box::new(move || {
+            let store = Box::new(MemoryStore(open.clone()));
+            Ok(OpenedStore { store, quota_bytes: 1 << 20, lost: Vec::new() })
+        }),
+        save: Box::new(move |controls| {
+            save.with(|platter| {
+                platter.saves += 1;
+                platter.controls = controls.to_vec();
+                // The durable form has to carry them.
+                for control in &platter.controls {
+                    assert_eq!(Lanes::decode(&control.lanes.encode()).as_ref(), Ok(&control.lanes));
+                }
+            });
+            Ok(())
+        }),
+    };
+    let lineage = Lineage { gateway: "test".into(), queue: uuid::Uuid::from_u128(7), boot_index: 0 };
+    let now = Arc::clone(clock);
+    let clock: forebay::queue::QueueClock = Arc::new(move || now.load(std::sync::atomic::Ordering::SeqCst));
+    let queue =
+        Queue::start(settings.clone(), Arc::clone(&metrics), Start { lineage, run, streams, backend, clock }).unwrap();
+    (queue, metrics)
+}
+
+/// Nanoseconds, moved by the test.
+pub type Clock = Arc<std::sync::atomic::AtomicU64>;
+
+/// Settings with these streams; `fast` ones are durable record by record.
+pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std::path::Path) -> Settings {
+    Settings {
+        dir: dir.to_owned(),
+        gateway: "test".into(),
+        queue: forebay::config::Queue {
+            quota_bytes: None,
+            window: std::time::Duration::from_secs(1),
+            tail_bytes_max,
+            compression: Compression::None,
+        },
+        streams: streams
+            .iter()
+            .map(|(name, durability)| Stream {
+                name: (*name).into(),
+                topic: (*name).to_owned(),
+                priority: 0,
+                durability: *durability,
+            })
+            .collect(),
+    }
+}

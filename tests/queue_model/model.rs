@@ -1,0 +1,192 @@
+//! Random histories against a model: sets of positions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use forebay::config::Durability;
+use forebay::queue::{Limit, Pushed, Queue, Settings, StreamIndex};
+use forebay::reading::Position;
+use proptest::prelude::*;
+
+use super::memory::{Clock, Disk, settings, start};
+use super::{number, record};
+
+const STREAMS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push { stream: usize, records: usize },
+    Peek { stream: usize, records: usize },
+    Ack { stream: usize, share: u8 },
+    Flush,
+    RequestFlush,
+    Wait { ms: u64 },
+    FailNextAppend,
+    Restart,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let stream = 0..STREAMS;
+    prop_oneof![
+        4 => (stream.clone(), 1..40_usize).prop_map(|(stream, records)| Step::Push { stream, records }),
+        4 => (stream.clone(), 1..30_usize).prop_map(|(stream, records)| Step::Peek { stream, records }),
+        3 => (stream, 0..=100_u8).prop_map(|(stream, share)| Step::Ack { stream, share }),
+        1 => Just(Step::Flush),
+        1 => Just(Step::RequestFlush),
+        2 => (1..6_000_u64).prop_map(|ms| Step::Wait { ms }),
+        1 => Just(Step::FailNextAppend),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// What must be true of one stream.
+#[derive(Default)]
+struct Expected {
+    /// Every position ever given, and what it holds.
+    given: BTreeMap<Position, u64>,
+    acknowledged: BTreeSet<Position>,
+    /// Given in a life that crashed, not reported safe: may be gone.
+    may_be_lost: BTreeSet<Position>,
+    delivered: BTreeSet<Position>,
+    /// Read and not acknowledged in this life, ascending.
+    in_flight: Vec<Position>,
+}
+
+struct World {
+    disk: Disk,
+    clock: Clock,
+    settings: Settings,
+    queue: Queue,
+    streams: Vec<Expected>,
+    numbers: u64,
+}
+
+impl World {
+    fn apply(&mut self, step: &Step) {
+        match *step {
+            Step::Push { stream, records } => self.push(stream, records),
+            Step::Peek { stream, records } => {
+                self.peek(stream, records);
+            }
+            Step::Ack { stream, share } => self.ack(stream, share),
+            // A failing append is asked for by another step; the records then stay in memory.
+            Step::Flush => drop(self.queue.flush()),
+            Step::RequestFlush => self.queue.request_flush(),
+            Step::Wait { ms } => {
+                self.clock.fetch_add(ms * 1_000_000, Ordering::SeqCst);
+                self.queue.tick();
+            }
+            Step::FailNextAppend => self.disk.with(|platter| platter.failing_appends = 1),
+            Step::Restart => {
+                self.disk.with(|platter| platter.failing_appends = 0);
+                self.queue.close().unwrap();
+                self.reopen();
+            }
+            Step::Crash => {
+                self.queue.abandon().unwrap();
+                for (index, stream) in self.streams.iter_mut().enumerate() {
+                    let safe = *self.queue.safe_through(StreamIndex(index)).borrow();
+                    let unsafe_ones = stream.given.keys().filter(|position| Some(**position) > safe);
+                    stream.may_be_lost.extend(unsafe_ones);
+                }
+                self.reopen();
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.queue = start(&self.disk, &self.settings, &self.clock).0;
+        for stream in &mut self.streams {
+            stream.in_flight.clear();
+        }
+    }
+
+    fn push(&mut self, stream: usize, records: usize) {
+        for _ in 0..records {
+            let Pushed::Queued(position) = self.queue.push(StreamIndex(stream), record(self.numbers)).unwrap() else {
+                panic!("a small record is queued");
+            };
+            let expected = &mut self.streams[stream];
+            assert!(expected.given.keys().all(|given| *given < position), "{position} was given before");
+            expected.given.insert(position, self.numbers);
+            self.numbers += 1;
+        }
+    }
+
+    fn peek(&mut self, stream: usize, records: usize) -> bool {
+        let expected = &mut self.streams[stream];
+        let after = expected.in_flight.last().copied();
+        let limit = Limit { records, bytes: 3_000 };
+        let Some(batch) = self.queue.peek(StreamIndex(stream), after, limit).unwrap() else { return false };
+        assert!(batch.records.len() <= records && !batch.records.is_empty());
+        for record in &batch.records {
+            let position = record.position;
+            assert!(expected.in_flight.last().is_none_or(|last| *last < position), "{position} is out of order");
+            assert_eq!(expected.given.get(&position), Some(&number(record)), "{position} holds what was pushed");
+            assert_eq!(record.skipped, 0, "nothing was removed");
+            // A record that must be there may not be passed over.
+            let from = expected.in_flight.last().map_or(Position::ZERO, |last| last.next());
+            for missed in expected.given.range(from..position).map(|(missed, _)| missed) {
+                let allowed = expected.acknowledged.contains(missed) || expected.may_be_lost.contains(missed);
+                assert!(allowed, "{missed} was passed over before {position}");
+            }
+            expected.in_flight.push(position);
+            expected.delivered.insert(position);
+        }
+        true
+    }
+
+    fn ack(&mut self, stream: usize, share: u8) {
+        let expected = &mut self.streams[stream];
+        let through = expected.in_flight.len() * usize::from(share) / 100;
+        let Some(last) = through.checked_sub(1).map(|index| expected.in_flight[index]) else { return };
+        self.queue.ack(StreamIndex(stream), last);
+        self.queue.ack(StreamIndex(stream), last);
+        expected.acknowledged.extend(expected.in_flight.drain(..through));
+        // What is read from the cursor now was not acknowledged in this life.
+        if let Some(batch) =
+            self.queue.peek(StreamIndex(stream), None, Limit { records: 1, bytes: usize::MAX }).unwrap()
+        {
+            assert!(batch.records[0].position > last, "{last} is acknowledged");
+        }
+    }
+
+    fn finish(mut self) {
+        self.disk.with(|platter| platter.failing_appends = 0);
+        for stream in 0..STREAMS {
+            while self.peek(stream, 50) {}
+            self.ack(stream, 100);
+        }
+        for (index, stream) in self.streams.iter().enumerate() {
+            for position in stream.given.keys() {
+                let explained = stream.delivered.contains(position) || stream.may_be_lost.contains(position);
+                assert!(explained, "{position} of stream {index} is lost");
+            }
+            let status = &self.queue.status().streams[index];
+            assert_eq!((status.records, status.bytes), (0, 0));
+        }
+        self.queue.close().unwrap();
+        self.disk.with(|platter| assert_eq!(platter.epochs.len(), 0, "what is delivered leaves the disk"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_safe_is_lost_and_order_holds(steps in proptest::collection::vec(step(), 1..60)) {
+        let (disk, clock) = (Disk::default(), Clock::default());
+        let dir = tempfile::tempdir().unwrap();
+        let streams = [("one", Durability::Window), ("two", Durability::Window), ("alarms", Durability::EveryRecord)];
+        let settings = settings(&streams, 1 << 20, dir.path());
+        let (queue, _) = start(&disk, &settings, &clock);
+        let streams = (0..STREAMS).map(|_| Expected::default()).collect();
+        let mut world = World { disk, clock, settings, queue, streams, numbers: 0 };
+        for step in &steps {
+            world.apply(step);
+        }
+        world.finish();
+    }
+}
