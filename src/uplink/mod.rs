@@ -1,8 +1,28 @@
-//! Drains the queue into Kafka. stub
+//! Drains the queue into Kafka: one OS thread that peeks, encodes, sends, follows delivery reports and acknowledges.
+//!
+//! [`drain`] is the thread; [`lane`] decides per stream what may be sent and what follows from a failure, [`delivery`]
+//! how far reports reach without a gap, [`health`] what status shows. The queue is the retry store: a record stays
+//! there until Kafka has reported it delivered, so the client may be destroyed at any time.
+
+mod delivery;
+mod drain;
+pub mod encode;
+mod health;
+mod lane;
+mod timestamp;
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::Producer;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
+use health::Health;
 
 /// What the uplink needs.
 #[derive(Debug, Clone)]
@@ -13,6 +33,30 @@ pub struct Settings {
     pub streams: Vec<crate::config::Stream>,
     /// `[gateway]`: tags for records.
     pub gateway: crate::config::Gateway,
+}
+
+/// How patient the uplink is. The default is for fleets; tests are in more of a hurry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The first connection waits a random part of this, so that a fleet does not come back at once.
+    pub first_delay_max: Duration,
+    /// First delay before a failed stream sends again; doubles up to `backoff_max`.
+    pub backoff_first: Duration,
+    /// Longest such delay.
+    pub backoff_max: Duration,
+    /// Least time between two rebuilds of the client.
+    pub rebuild_interval: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            first_delay_max: Duration::from_secs(1),
+            backoff_first: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(60),
+            rebuild_interval: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The uplink's state, as status shows it.
@@ -28,25 +72,73 @@ pub struct UplinkStatus {
     pub held: Vec<(String, String)>,
 }
 
-/// A running uplink: one OS thread.
-pub struct Uplink {}
+/// Longest [`Uplink::join`]: a flush of 3 s, and a second for the client to end.
+const JOIN_MAX: Duration = Duration::from_secs(4);
 
-#[allow(unused_variables, clippy::missing_errors_doc, missing_docs)]
+/// A running uplink: one OS thread.
+pub struct Uplink {
+    health: Arc<Mutex<Health>>,
+    thread: JoinHandle<()>,
+    finished: Receiver<()>,
+}
+
 impl Uplink {
-    /// Starts the drain thread; fails only where the client cannot be made (bad property).
+    /// Starts the drain thread.
+    ///
+    /// # Errors
+    /// The client cannot be made: a property or a certificate is wrong. Brokers that cannot be reached are no error.
     pub fn start(
         settings: Settings,
         queue: Queue,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        todo!()
+        Self::start_paced(settings, Pace::default(), queue, metrics, stop)
     }
+
+    /// As [`Uplink::start`], at another pace.
+    ///
+    /// # Errors
+    /// As [`Uplink::start`].
+    pub fn start_paced(
+        settings: Settings,
+        pace: Pace,
+        queue: Queue,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        Producer::check(&settings.kafka, settings.streams.len()).context("uplink")?;
+        let health = Arc::new(Mutex::new(Health::new()));
+        let (finish, finished) = sync_channel(1);
+        let shared = Arc::clone(&health);
+        let thread = std::thread::Builder::new()
+            .name("uplink".into())
+            .spawn(move || {
+                drain::run(settings, pace, queue, metrics, stop, &shared);
+                // Nobody waits any more where the join was given up.
+                let _ = finish.send(());
+            })
+            .context("uplink: cannot start its thread")?;
+        Ok(Self { health, thread, finished })
+    }
+
+    /// The state now.
     pub fn status(&self) -> UplinkStatus {
-        todo!()
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).status()
     }
-    /// After `stop`: waits for the bounded last flush and the thread's end. Blocks.
+
+    /// After `stop`: waits for the bounded last flush and the thread's end, at most 4 s. Blocks.
     pub fn join(self) {
-        todo!()
+        use std::sync::mpsc::RecvTimeoutError;
+        match self.finished.recv_timeout(JOIN_MAX) {
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(limit_s = JOIN_MAX.as_secs(), "uplink did not end in time and is left behind");
+            }
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                if self.thread.join().is_err() {
+                    tracing::error!("uplink thread panicked; what it had not acknowledged is still queued");
+                }
+            }
+        }
     }
 }

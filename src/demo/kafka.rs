@@ -1,0 +1,68 @@
+//! The embedded Kafka of demos and tests: librdkafka's mock cluster, one broker on a random port of 127.0.0.1.
+//!
+//! It is not a Kafka: memory only, no transactions' isolation, and it drops the oldest of a partition above 5 MiB or
+//! 100 000 batches (see [`crate::kafka::Consumer::watermarks`]). Any Kafka client can connect to it.
+
+use anyhow::Context as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+/// Number of the only broker.
+const BROKER: i32 = 1;
+/// Partitions of a topic, at most.
+const PARTITIONS_MAX: i32 = 4;
+
+/// A running embedded Kafka; ends when dropped.
+pub struct EmbeddedKafka {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+}
+
+impl EmbeddedKafka {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The client library cannot make its mock cluster (no port).
+    pub fn start() -> anyhow::Result<Self> {
+        Ok(Self { cluster: MockCluster::new(1).context("embedded kafka cannot start")? })
+    }
+
+    /// `host:port` for clients.
+    pub fn bootstrap(&self) -> String {
+        self.cluster.bootstrap_servers()
+    }
+
+    /// Creates a topic of 1 to 4 partitions.
+    ///
+    /// # Errors
+    /// The number of partitions is out of range or the topic exists.
+    pub fn create_topic(&self, topic: &str, partitions: i32) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            (1..=PARTITIONS_MAX).contains(&partitions),
+            "topic {topic}: {partitions} partitions, allowed are 1 to {PARTITIONS_MAX}"
+        );
+        self.cluster.create_topic(topic, partitions, 1).with_context(|| format!("topic {topic} cannot be created"))
+    }
+
+    /// Cuts every connection and takes none until [`EmbeddedKafka::up`].
+    ///
+    /// # Errors
+    /// The mock cluster refuses.
+    pub fn down(&self) -> anyhow::Result<()> {
+        self.cluster.broker_down(BROKER).context("embedded kafka cannot go down")
+    }
+
+    /// Takes connections again.
+    ///
+    /// # Errors
+    /// The mock cluster refuses.
+    pub fn up(&self) -> anyhow::Result<()> {
+        self.cluster.broker_up(BROKER).context("embedded kafka cannot come up")
+    }
+
+    /// The next produce requests fail with these error codes of the Kafka protocol (0: succeeds), in turn.
+    pub fn fail_produce(&self, codes: &[i16]) {
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        let errors: Vec<_> = codes.iter().filter_map(|code| RDKafkaRespErr::try_from(i32::from(*code)).ok()).collect();
+        self.cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+    }
+}

@@ -1,0 +1,241 @@
+//! The producer: sends, polls, and turns the client library's callbacks into plain reports and notices.
+//!
+//! One thread alone polls. Delivery callbacks then come in order and only inside [`Producer::poll`], so they need no
+//! more than an uncontended lock.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+
+use super::error::Failure;
+use super::settings::producer_properties;
+use crate::config::Kafka;
+
+/// The client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A property is unknown or its value is not possible.
+    #[error("kafka property {name} = \"{value}\": {reason}")]
+    Property {
+        /// The librdkafka property.
+        name: String,
+        /// What it was set to.
+        value: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// The properties contradict each other, or a certificate could not be loaded.
+    #[error("kafka client: {0}")]
+    Creation(String),
+}
+
+/// A record on its way out.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// The Kafka topic.
+    pub topic: &'a str,
+    /// The key: the device.
+    pub key: &'a str,
+    /// The encoded record.
+    pub payload: &'a [u8],
+    /// `CreateTime` in milliseconds since 1970 UTC; at least 1, as 0 means "now" to the client.
+    pub timestamp_ms: i64,
+    /// Comes back in the [`Report`].
+    pub token: usize,
+}
+
+/// Kafka's word on one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// As given in [`Outgoing::token`].
+    pub token: usize,
+    /// `None`: delivered to all in-sync replicas.
+    pub failure: Option<Failure>,
+}
+
+/// What the client says about its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// At least one broker connection is up.
+    Connected,
+    /// Every broker connection is down; the client keeps trying.
+    AllBrokersDown,
+    /// An error that belongs to no record.
+    Trouble(Failure),
+}
+
+/// Why a record was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendError {
+    /// The window is full: poll and send the same record again.
+    Full,
+    /// It would fail at once.
+    Failed(Failure),
+}
+
+/// Most notices kept between two polls: the client repeats itself, the newest say enough.
+const NOTICES_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+struct Inbox {
+    reports: Vec<Report>,
+    notices: Vec<Notice>,
+}
+
+#[derive(Default)]
+struct Context {
+    inbox: Mutex<Inbox>,
+}
+
+impl Context {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notice(&self, notice: Notice) {
+        let mut inbox = self.inbox();
+        // The library calls the error callback twice for each error.
+        if inbox.notices.last() != Some(&notice) && inbox.notices.len() < NOTICES_MAX {
+            inbox.notices.push(notice);
+        }
+    }
+}
+
+/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states.
+#[derive(serde::Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    brokers: HashMap<String, BrokerStatistics>,
+}
+
+#[derive(serde::Deserialize)]
+struct BrokerStatistics {
+    #[serde(default)]
+    state: String,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Connection trouble repeats at every attempt; the uplink logs its changes of state instead.
+        tracing::debug!(level = ?level, facility, message, "kafka client");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(parsed) if parsed.brokers.values().any(|broker| broker.state == "UP") => {
+                self.notice(Notice::Connected);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(error = %error, "kafka statistics not understood"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(Code::AllBrokersDown) => self.notice(Notice::AllBrokersDown),
+            Some(code) => {
+                let failure = Failure { text: format!("{code}: {reason}"), ..Failure::from_code(code) };
+                self.notice(Notice::Trouble(failure));
+            }
+            None => self.notice(Notice::Trouble(Failure::from_error(&error))),
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
+        let failure = result.as_ref().err().map(|(error, _)| Failure::from_error(error));
+        self.inbox().reports.push(Report { token, failure });
+    }
+}
+
+/// An idempotent producer.
+pub struct Producer {
+    inner: BaseProducer<Context>,
+}
+
+impl Producer {
+    /// Makes the client, which then connects in its own threads; `streams` share it.
+    ///
+    /// # Errors
+    /// A property is unknown, out of range or contradicts another, or a certificate cannot be loaded.
+    pub fn new(kafka: &Kafka, streams: usize) -> Result<Self, ClientError> {
+        let inner = client_config(&producer_properties(kafka, streams))?
+            .create_with_context(Context::default())
+            .map_err(|error| ClientError::Creation(error.to_string()))?;
+        Ok(Self { inner })
+    }
+
+    /// Makes sure that a client can be made of this, without connecting anywhere.
+    ///
+    /// # Errors
+    /// As [`Producer::new`].
+    pub fn check(kafka: &Kafka, streams: usize) -> Result<(), ClientError> {
+        let offline = Kafka { brokers: Vec::new(), ..kafka.clone() };
+        Self::new(&offline, streams).map(drop)
+    }
+
+    /// Hands a record to the client; copies it. Does not wait.
+    ///
+    /// # Errors
+    /// The window is full, or the record (or its topic) is refused at once.
+    pub fn send(&self, record: Outgoing<'_>) -> Result<(), SendError> {
+        let base = BaseRecord::with_opaque_to(record.topic, record.token)
+            .key(record.key)
+            .payload(record.payload)
+            .timestamp(record.timestamp_ms.max(1));
+        match self.inner.send(base) {
+            Ok(()) => Ok(()),
+            Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => Err(SendError::Full),
+            Err((error, _)) => Err(SendError::Failed(Failure::from_error(&error))),
+        }
+    }
+
+    /// Serves callbacks for `wait` (all of it; zero serves one event) and appends what they said.
+    pub fn poll(&self, wait: Duration, reports: &mut Vec<Report>, notices: &mut Vec<Notice>) {
+        self.inner.poll(wait);
+        let mut inbox = self.inner.context().inbox();
+        reports.append(&mut inbox.reports);
+        notices.append(&mut inbox.notices);
+    }
+
+    /// Sends what lingers and waits for reports, at most `wait`; they are taken by the next [`Producer::poll`].
+    /// Gives whether all were reported.
+    pub fn flush(&self, wait: Duration) -> bool {
+        self.inner.flush(wait).is_ok()
+    }
+
+    /// Gives up everything in flight; each record is reported as not delivered.
+    pub fn purge(&self) {
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Why the client can no longer be used, if so.
+    pub fn fatal_error(&self) -> Option<String> {
+        self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
+    }
+}
+
+pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientConfig, ClientError> {
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    // Finds the property that is wrong; the creation of the client finds contradictions.
+    match config.create_native_config() {
+        Ok(_) => Ok(config),
+        Err(KafkaError::ClientConfig(_, reason, name, value)) => {
+            let secret = name.contains("password") || name.contains("pem") || name.contains("secret");
+            Err(ClientError::Property { name, value: if secret { "***".into() } else { value }, reason })
+        }
+        Err(error) => Err(ClientError::Creation(error.to_string())),
+    }
+}

@@ -1,0 +1,194 @@
+//! librdkafka's properties for an uplink that fails often and may be metered.
+//!
+//! The queue on disk is the retry store; librdkafka is only a small bounded window of records in flight. Names and
+//! defaults: librdkafka 2.12 `CONFIGURATION.md`.
+
+use std::time::Duration;
+
+use crate::config::{Kafka, KafkaCompression};
+
+/// How often the client reports its connections; small documents, parsed for broker states only.
+pub(super) const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for an answer to a request on a dead link.
+pub(crate) const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most records of one stream inside the client, beside the limit in bytes: each costs about 300 bytes of its own.
+pub(crate) const IN_FLIGHT_RECORDS_MAX: usize = 10_000;
+/// Most records inside the client over all streams.
+const CLIENT_RECORDS_MAX: usize = 40_000;
+/// Largest batch: 256 KiB leaves a 128 kbit/s link inside the socket timeout, and is enough for full compression.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Properties that the agent sets itself, and why the user may not.
+const OWNED: [(&str, &str); 20] = [
+    ("bootstrap.servers", "set brokers in [kafka]"),
+    ("metadata.broker.list", "set brokers in [kafka]"),
+    ("client.id", "it is the gateway id"),
+    ("enable.idempotence", "order across retries depends on it"),
+    ("enable.gapless.guarantee", "gaps are closed by sending again from the queue"),
+    ("acks", "a record leaves the queue only when all in-sync replicas have it"),
+    ("request.required.acks", "a record leaves the queue only when all in-sync replicas have it"),
+    ("message.timeout.ms", "a local timeout would reorder records; the queue decides what is sent again"),
+    ("delivery.timeout.ms", "a local timeout would reorder records; the queue decides what is sent again"),
+    ("message.send.max.retries", "a bounded number of retries would reorder records"),
+    ("retries", "a bounded number of retries would reorder records"),
+    ("queuing.strategy", "order depends on it"),
+    ("max.in.flight", "idempotence bounds it to 5"),
+    ("max.in.flight.requests.per.connection", "idempotence bounds it to 5"),
+    ("transactional.id", "the agent commits its own transactions"),
+    ("statistics.interval.ms", "the agent reads broker states from the statistics"),
+    ("enable.metrics.push", "client metrics would be sent over the metered link"),
+    ("delivery.report.only.error", "every delivery report is needed"),
+    ("dr_msg_cb", "delivery reports belong to the agent"),
+    ("linger.ms", "set linger in [kafka]"),
+];
+
+/// Why the user may not set this librdkafka property, or `None` where they may.
+pub fn owned_property(name: &str) -> Option<&'static str> {
+    let alias = if name == "queue.buffering.max.ms" { "linger.ms" } else { name };
+    if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == alias) {
+        return Some(reason);
+    }
+    match name {
+        "security.protocol" => Some("it follows from tls and sasl in [kafka]"),
+        "sasl.mechanism" | "sasl.mechanisms" | "sasl.username" | "sasl.password" => Some("set sasl in [kafka]"),
+        "ssl.ca.location" | "ssl.certificate.location" | "ssl.key.location" => Some("set tls in [kafka]"),
+        "compression.type" | "compression.codec" => Some("set compression in [kafka]"),
+        _ if name.ends_with("_cb") => Some("callbacks belong to the agent"),
+        _ => None,
+    }
+}
+
+/// Every property of the producer, in the order they are set: the agent's, then the user's from `[kafka.properties]`.
+/// `streams` is the number of streams that share the client.
+pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String)> {
+    let mut properties = connection_properties(kafka);
+    let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
+    // Order and no duplicate inside a session; implies acks=all and unbounded retries.
+    set("enable.idempotence", "true".into());
+    // Never give a record up: a local timeout makes a gap that later records overtake.
+    set("message.timeout.ms", "0".into());
+    // The same partition as Java producers and ksqlDB choose for the same key.
+    set("partitioner", "murmur2_random".into());
+    set("compression.type", compression(kafka.compression).into());
+    set("linger.ms", kafka.linger.as_millis().to_string());
+    set("batch.size", BATCH_BYTES_MAX.to_string());
+    // The default of 1 GiB would take a small gateway's whole memory in an outage. Twice the window, as librdkafka
+    // counts its own overhead.
+    let window_bytes = kafka.in_flight_bytes_max.saturating_mul(streams.clamp(1, 4)).saturating_mul(2);
+    set("queue.buffering.max.kbytes", (window_bytes / 1024).clamp(1024, 65_536).to_string());
+    let records = IN_FLIGHT_RECORDS_MAX.saturating_mul(streams.max(1)).min(CLIENT_RECORDS_MAX);
+    set("queue.buffering.max.messages", records.to_string());
+    set("retry.backoff.ms", "500".into());
+    set("retry.backoff.max.ms", "10000".into());
+    set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string());
+    properties.extend(kafka.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+    properties
+}
+
+/// What producers and consumers have in common: where the brokers are and how to speak to them.
+pub(super) fn connection_properties(kafka: &Kafka) -> Vec<(String, String)> {
+    let mut properties = Vec::new();
+    let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
+    set("bootstrap.servers", kafka.brokers.join(","));
+    set("client.id", kafka.client_id.clone());
+    // KIP-714 would ship client metrics over the metered link.
+    set("enable.metrics.push", "false".into());
+    set("log.connection.close", "false".into());
+    // Without keepalive a flow that a mobile network's NAT forgot is found only by the request timeout.
+    set("socket.keepalive.enable", "true".into());
+    set("socket.timeout.ms", SOCKET_TIMEOUT.as_millis().to_string());
+    // TCP, TLS and SASL on a 2G link take longer than 10 s.
+    set("socket.connection.setup.timeout.ms", "15000".into());
+    // Below the idle limit of NATs and load balancers: close it ourselves rather than find it dead.
+    set("connections.max.idle.ms", "240000".into());
+    set("reconnect.backoff.ms", "500".into());
+    set("reconnect.backoff.max.ms", "30000".into());
+    set("topic.metadata.refresh.interval.ms", "900000".into());
+    let protocol = match (&kafka.tls, &kafka.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    set("security.protocol", protocol.into());
+    if let Some(tls) = &kafka.tls {
+        // A static OpenSSL looks for trust anchors where it was built, which no gateway has: without a file of the
+        // user's, the usual places must be probed for explicitly.
+        let ca = tls.ca.as_ref().map_or_else(|| "probe".into(), |path| path.display().to_string());
+        set("ssl.ca.location", ca);
+        if let Some(cert) = &tls.cert {
+            set("ssl.certificate.location", cert.display().to_string());
+        }
+        if let Some(key) = &tls.key {
+            set("ssl.key.location", key.display().to_string());
+        }
+    }
+    if let Some(sasl) = &kafka.sasl {
+        set("sasl.mechanism", sasl.mechanism.clone());
+        set("sasl.username", sasl.username.clone());
+        set("sasl.password", sasl.password.0.clone());
+    }
+    properties
+}
+
+fn compression(compression: KafkaCompression) -> &'static str {
+    match compression {
+        KafkaCompression::None => "none",
+        KafkaCompression::Lz4 => "lz4",
+        KafkaCompression::Zstd => "zstd",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sasl, Secret, Tls};
+
+    fn kafka() -> Kafka {
+        Kafka {
+            brokers: vec!["a:9092".into(), "b:9092".into()],
+            client_id: "truck-17".into(),
+            tls: None,
+            sasl: None,
+            compression: KafkaCompression::Zstd,
+            in_flight_bytes_max: 4 << 20,
+            linger: Duration::from_millis(50),
+            properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
+        }
+    }
+
+    fn last<'a>(properties: &'a [(String, String)], name: &str) -> Option<&'a str> {
+        properties.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn the_window_is_bounded_and_the_users_properties_come_last() {
+        let properties = producer_properties(&kafka(), 16);
+        assert_eq!(last(&properties, "bootstrap.servers"), Some("a:9092,b:9092"));
+        assert_eq!(last(&properties, "queue.buffering.max.kbytes"), Some("32768"));
+        assert_eq!(last(&properties, "queue.buffering.max.messages"), Some("40000"));
+        assert_eq!(last(&properties, "message.timeout.ms"), Some("0"));
+        assert_eq!(last(&properties, "security.protocol"), Some("plaintext"));
+        assert_eq!(properties.last(), Some(&("batch.size".to_owned(), "65536".to_owned())));
+    }
+
+    #[test]
+    fn tls_without_a_file_probes_for_trust_anchors() {
+        let sasl = Sasl { mechanism: "PLAIN".into(), username: "u".into(), password: Secret("p".into()) };
+        let kafka = Kafka { tls: Some(Tls::default()), sasl: Some(sasl), ..kafka() };
+        let properties = producer_properties(&kafka, 1);
+        assert_eq!(last(&properties, "ssl.ca.location"), Some("probe"));
+        assert_eq!(last(&properties, "security.protocol"), Some("sasl_ssl"));
+        assert_eq!(last(&properties, "sasl.password"), Some("p"));
+    }
+
+    #[test]
+    fn properties_the_promises_rest_on_are_owned() {
+        for name in ["acks", "enable.idempotence", "message.timeout.ms", "queue.buffering.max.ms", "sasl.password"] {
+            assert!(owned_property(name).is_some(), "{name}");
+        }
+        for name in ["batch.size", "socket.timeout.ms", "client.rack", "ssl.providers"] {
+            assert_eq!(owned_property(name), None, "{name}");
+        }
+    }
+}

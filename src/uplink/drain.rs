@@ -1,0 +1,379 @@
+//! The drain thread: which stream sends next, and what becomes of reports.
+//!
+//! Strict priority between streams, 256 KiB in turn among equals. The thread that sends is the only one that polls.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::Tokens;
+use super::encode::encode_json;
+use super::health::Health;
+use super::lane::{Backoff, Event, Lane};
+use super::timestamp::timestamp_ms;
+use super::{Pace, Settings};
+use crate::clock::boot_ns;
+use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Report, SendError};
+use crate::metrics::{ByKind, ByStream, Metrics};
+use crate::queue::{Limit, Queue, StreamIndex};
+use crate::reading::{Lineage, Record};
+
+/// What one stream sends before an equal one has its turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// Most records read from the queue at once.
+const PEEK_RECORDS: usize = 1_000;
+/// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
+const POLL_UP_MAX: Duration = Duration::from_millis(50);
+const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
+/// Longest wait for a push while nothing is in flight.
+const IDLE_MAX: Duration = Duration::from_millis(200);
+/// How long the last flush may take.
+const FLUSH_MAX: Duration = Duration::from_secs(3);
+
+struct Outlet {
+    name: String,
+    topic: String,
+    priority: u8,
+    index: StreamIndex,
+    lane: Lane,
+    /// Read and not yet sent.
+    ready: VecDeque<Record>,
+    lineage: Option<Arc<Lineage>>,
+    /// Timestamps of what is in flight could be kept one by one; the newest sent before a success is near enough.
+    sent_timestamp_ms: Option<i64>,
+    accepted_timestamp_ms: Option<i64>,
+}
+
+struct Drain<'a> {
+    settings: Settings,
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    health: &'a Mutex<Health>,
+    outlets: Vec<Outlet>,
+    tokens: Tokens,
+    reports: Vec<Report>,
+    notices: Vec<Notice>,
+    payload: Vec<u8>,
+    rebuild: Option<String>,
+    peek_failed: bool,
+}
+
+/// Runs until `stop`.
+pub fn run(
+    settings: Settings,
+    pace: Pace,
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    health: &Mutex<Health>,
+) {
+    let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
+    let mut outlets: Vec<Outlet> = settings
+        .streams
+        .iter()
+        .enumerate()
+        .map(|(index, stream)| Outlet {
+            name: stream.name.to_string(),
+            topic: stream.topic.clone(),
+            priority: stream.priority,
+            index: StreamIndex(index),
+            lane: Lane::new(backoff),
+            ready: VecDeque::new(),
+            lineage: None,
+            sent_timestamp_ms: None,
+            accepted_timestamp_ms: None,
+        })
+        .collect();
+    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let mut drain = Drain {
+        settings,
+        queue,
+        metrics,
+        stop,
+        health,
+        outlets,
+        tokens: Tokens::default(),
+        reports: Vec::new(),
+        notices: Vec::new(),
+        payload: Vec::new(),
+        rebuild: None,
+        peek_failed: false,
+    };
+    drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
+    while !drain.stop.is_cancelled() {
+        match Producer::new(&drain.settings.kafka, drain.outlets.len()) {
+            Ok(client) => drain.with_client(&client),
+            Err(error) => {
+                tracing::warn!(error = %error, "kafka client cannot be made");
+                drain.health().error(error.to_string());
+            }
+        }
+        drain.client_lost();
+        if !drain.stop.is_cancelled() {
+            drain.metrics.uplink_client_rebuilds.inc();
+            drain.pause(pace.rebuild_interval);
+        }
+    }
+    drain.health().stopped();
+    drain.metrics.uplink_up.set(0);
+    drain.queue.set_uplink_up(false);
+}
+
+impl Drain<'_> {
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, unless the agent ends.
+    fn pause(&self, length: Duration) {
+        let end_ns = boot_ns().saturating_add(as_ns(length));
+        while !self.stop.is_cancelled() {
+            let left = Duration::from_nanos(end_ns.saturating_sub(boot_ns()));
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left.min(IDLE_MAX));
+        }
+    }
+
+    /// Drains until the agent ends or the client must be built anew.
+    fn with_client(&mut self, client: &Producer) {
+        let mut wait = Duration::ZERO;
+        let mut pushes_seen = 0;
+        while !self.stop.is_cancelled() && self.rebuild.is_none() {
+            let sent = self.fill(client);
+            let in_flight = self.tokens.taken();
+            if sent > 0 {
+                wait = Duration::ZERO;
+            } else if in_flight == 0 {
+                pushes_seen = self.queue.wait_pushed(pushes_seen, self.idle_wait());
+            }
+            let reported = self.poll(client, if sent == 0 && in_flight > 0 { wait } else { Duration::ZERO });
+            wait = if reported > 0 { Duration::ZERO } else { self.longer(wait) };
+            self.metrics.uplink_in_flight_records.set(i64::try_from(self.tokens.taken()).unwrap_or(i64::MAX));
+        }
+        if self.stop.is_cancelled() {
+            self.finish(client);
+        } else if let Some(reason) = self.rebuild.take() {
+            tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
+        }
+    }
+
+    fn longer(&self, wait: Duration) -> Duration {
+        let most = if self.health().is_up() { POLL_UP_MAX } else { POLL_DOWN_MAX };
+        (wait * 2).clamp(Duration::from_millis(1), most)
+    }
+
+    fn idle_wait(&self) -> Duration {
+        let now_ns = boot_ns();
+        let wake = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns()).min();
+        wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
+    }
+
+    /// One turn of the highest stream that has something and may send it. Gives the records sent.
+    fn fill(&mut self, client: &Producer) -> usize {
+        for place in 0..self.outlets.len() {
+            let (sent, full) = self.turn(client, place);
+            if sent > 0 {
+                self.step_back(place);
+            }
+            if sent > 0 || full {
+                return sent;
+            }
+        }
+        0
+    }
+
+    /// Puts a stream behind its equals.
+    fn step_back(&mut self, place: usize) {
+        let priority = self.outlets[place].priority;
+        let equals = self.outlets[place..].iter().take_while(|outlet| outlet.priority == priority).count();
+        self.outlets[place..place + equals].rotate_left(1);
+    }
+
+    /// Sends of one stream what its turn and the window allow. Gives the records sent, and whether the client is full.
+    fn turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
+        let (mut sent, mut bytes) = (0, 0);
+        while bytes < TURN_BYTES {
+            let now_ns = boot_ns();
+            let outlet = &mut self.outlets[place];
+            let room = outlet.lane.room(now_ns, IN_FLIGHT_RECORDS_MAX, self.settings.kafka.in_flight_bytes_max);
+            if room == 0 || !self.read_ahead(place, room) {
+                break;
+            }
+            match self.send_next(client, place) {
+                Ok(size) => {
+                    sent += 1;
+                    bytes += size;
+                }
+                Err(SendError::Full) => return (sent, true),
+                Err(SendError::Failed(failure)) => {
+                    let outlet = &mut self.outlets[place];
+                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
+                    self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
+                    let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
+                    self.follow(place, events);
+                    break;
+                }
+            }
+        }
+        (sent, false)
+    }
+
+    /// Makes sure that a record is ready. Gives whether there is one.
+    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
+        let outlet = &mut self.outlets[place];
+        if !outlet.ready.is_empty() {
+            return true;
+        }
+        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
+        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
+            Ok(Some(batch)) => {
+                outlet.lineage = Some(batch.lineage);
+                outlet.ready.extend(batch.records);
+                self.peek_failed = false;
+            }
+            Ok(None) => {}
+            Err(error) if !self.peek_failed => {
+                self.peek_failed = true;
+                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
+            }
+            Err(_) => {}
+        }
+        !self.outlets[place].ready.is_empty()
+    }
+
+    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
+    fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
+        let outlet = &mut self.outlets[place];
+        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
+        self.payload.clear();
+        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
+        let refused = outlet.lane.is_retimed(record.position);
+        let timestamp_ms = timestamp_ms(record.stamp, outlet.accepted_timestamp_ms, refused);
+        let bytes = self.payload.len() + record.device.len();
+        let serial = outlet.lane.next_serial();
+        let token = self.tokens.take(outlet.index.0, serial);
+        let outgoing =
+            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
+        if let Err(error) = client.send(outgoing) {
+            self.tokens.give_back(token);
+            return Err(error);
+        }
+        outlet.lane.took(record.position, bytes);
+        outlet.sent_timestamp_ms = Some(timestamp_ms);
+        outlet.ready.pop_front();
+        Ok(bytes)
+    }
+
+    /// Serves the client's callbacks. Gives how many reports came.
+    fn poll(&mut self, client: &Producer, wait: Duration) -> usize {
+        client.poll(wait, &mut self.reports, &mut self.notices);
+        for notice in std::mem::take(&mut self.notices) {
+            match notice {
+                Notice::Connected => self.connected(),
+                Notice::AllBrokersDown => self.disconnected(),
+                Notice::Trouble(failure) => {
+                    let kind = failure.class.as_str();
+                    self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
+                    tracing::debug!(error = %failure, class = kind, "kafka client");
+                    self.health().error(failure.text);
+                }
+            }
+        }
+        if let Some(reason) = client.fatal_error() {
+            self.rebuild = Some(reason);
+        }
+        let mut reports = std::mem::take(&mut self.reports);
+        let count = reports.len();
+        for report in reports.drain(..) {
+            self.report(report);
+        }
+        self.reports = reports;
+        count
+    }
+
+    fn report(&mut self, report: Report) {
+        let Some((stream, serial)) = self.tokens.give_back(report.token) else { return };
+        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == stream) else { return };
+        match &report.failure {
+            None => {
+                self.connected();
+                let outlet = &mut self.outlets[place];
+                outlet.accepted_timestamp_ms = outlet.sent_timestamp_ms;
+                let stream = outlet.name.clone();
+                self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc();
+            }
+            Some(failure) => {
+                self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
+            }
+        }
+        let events = self.outlets[place].lane.reported(serial, report.failure, boot_ns(), fastrand::f64());
+        self.follow(place, events);
+    }
+
+    fn follow(&mut self, place: usize, events: Vec<Event>) {
+        for event in events {
+            let outlet = &self.outlets[place];
+            match event {
+                Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
+                Event::Held(reason) => self.health().hold(&outlet.name, reason),
+                Event::Released => self.health().release(&outlet.name),
+                Event::Rebuild(reason) => self.rebuild = Some(reason),
+            }
+        }
+        // After a rewind the lane reads again from the cursor; what was read ahead is not next any more.
+        let outlet = &mut self.outlets[place];
+        if outlet.lane.take_rewound() {
+            outlet.ready.clear();
+        }
+    }
+
+    fn connected(&mut self) {
+        let mut health = self.health();
+        if health.is_up() {
+            return;
+        }
+        let again = health.connected();
+        drop(health);
+        if again {
+            self.metrics.uplink_reconnects.inc();
+        }
+        self.metrics.uplink_up.set(1);
+        self.queue.set_uplink_up(true);
+    }
+
+    fn disconnected(&mut self) {
+        self.health().disconnected();
+        self.metrics.uplink_up.set(0);
+        self.queue.set_uplink_up(false);
+    }
+
+    /// The last chance of what is in flight; what is not reported by then stays queued.
+    fn finish(&mut self, client: &Producer) {
+        let up = self.health().is_up();
+        let end_ns = boot_ns().saturating_add(as_ns(if up { FLUSH_MAX } else { FLUSH_MAX / 10 }));
+        while self.tokens.taken() > 0 && boot_ns() < end_ns {
+            client.flush(Duration::from_millis(100));
+            self.poll(client, Duration::ZERO);
+        }
+        tracing::debug!(unreported = self.tokens.taken(), "uplink flushed");
+    }
+
+    fn client_lost(&mut self) {
+        self.tokens.clear();
+        self.rebuild = None;
+        for outlet in &mut self.outlets {
+            outlet.lane.client_lost();
+            outlet.lane.take_rewound();
+            outlet.ready.clear();
+        }
+    }
+}
+
+fn as_ns(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}

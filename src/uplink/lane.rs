@@ -1,0 +1,272 @@
+//! One stream on its way out: when it may send, and what follows from a failure. Pure; time comes as an argument.
+//!
+//! After a failure nothing more is sent until everything in flight is reported; then sending starts again behind the
+//! last record that is delivered without a gap. So order holds at the price of repeating what was delivered beyond.
+
+use crate::kafka::{Class, Failure};
+use crate::reading::Position;
+
+use super::delivery::Tracker;
+
+/// Delays between attempts: doubled at each, capped, and spread by chance so that a fleet does not come back at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// First delay.
+    pub first_ns: u64,
+    /// Longest delay.
+    pub max_ns: u64,
+}
+
+impl Backoff {
+    /// The delay before attempt `attempt` (0 is the first repetition); `chance` in 0..1 spreads it over 50 to 100 %.
+    pub fn delay_ns(self, attempt: u32, chance: f64) -> u64 {
+        let full = self.first_ns.saturating_mul(1 << attempt.min(20)).min(self.max_ns);
+        (full as f64 * (0.5 + 0.5 * chance.clamp(0.0, 1.0))) as u64
+    }
+}
+
+/// What the drain has to tell after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Everything through here is delivered: acknowledge it.
+    Acknowledged(Position),
+    /// The stream waits, and why.
+    Held(String),
+    /// It delivers again.
+    Released,
+    /// The client must be built anew.
+    Rebuild(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    Flowing,
+    /// Sends nothing until all in flight is reported. `culprit`: the record is known without isolation.
+    Draining {
+        failure: Failure,
+        culprit: Option<Position>,
+    },
+    Waiting {
+        until_ns: u64,
+    },
+}
+
+/// A stream's sending state.
+#[derive(Debug)]
+pub struct Lane {
+    tracker: Tracker,
+    mode: Mode,
+    backoff: Backoff,
+    attempt: u32,
+    /// While something is being isolated or probed: most records sent before all of them must be reported.
+    window: Option<usize>,
+    window_sent: usize,
+    /// The last position handed to the client since the last rewind.
+    sent: Option<Position>,
+    held: Option<String>,
+    /// A record whose timestamp was refused once: sent again with another.
+    retimed: Option<Position>,
+    rewound: bool,
+}
+
+impl Lane {
+    /// A lane that has sent nothing.
+    pub fn new(backoff: Backoff) -> Self {
+        Self {
+            tracker: Tracker::default(),
+            mode: Mode::Flowing,
+            backoff,
+            attempt: 0,
+            window: None,
+            window_sent: 0,
+            sent: None,
+            held: None,
+            retimed: None,
+            rewound: false,
+        }
+    }
+
+    /// Records in flight and their bytes.
+    pub fn in_flight(&self) -> (usize, usize) {
+        (self.tracker.pending(), self.tracker.pending_bytes())
+    }
+
+    /// Read on after this position; `None`: from the queue's cursor.
+    pub fn sent(&self) -> Option<Position> {
+        self.sent
+    }
+
+    /// Why it waits for somebody, if it does.
+    #[cfg(test)]
+    pub fn held(&self) -> Option<&str> {
+        self.held.as_deref()
+    }
+
+    /// Whether this record's time must be replaced, as the broker refused it.
+    pub fn is_retimed(&self, position: Position) -> bool {
+        self.retimed == Some(position)
+    }
+
+    /// How many records it may send now.
+    pub fn room(&mut self, now_ns: u64, in_flight_records_max: usize, in_flight_bytes_max: usize) -> usize {
+        match self.mode {
+            Mode::Draining { .. } => return 0,
+            Mode::Waiting { until_ns } if now_ns < until_ns => return 0,
+            Mode::Waiting { .. } => self.mode = Mode::Flowing,
+            Mode::Flowing => {}
+        }
+        let (records, bytes) = self.in_flight();
+        if records > 0 && bytes >= in_flight_bytes_max {
+            return 0;
+        }
+        let room = in_flight_records_max.saturating_sub(records);
+        self.window.map_or(room, |window| room.min(window.saturating_sub(self.window_sent)))
+    }
+
+    /// When it may send again, while it waits.
+    pub fn wakes_at_ns(&self) -> Option<u64> {
+        match self.mode {
+            Mode::Waiting { until_ns } => Some(until_ns),
+            _ => None,
+        }
+    }
+
+    /// Whether it went back to the cursor since last asked: what was read ahead is stale then.
+    pub fn take_rewound(&mut self) -> bool {
+        std::mem::take(&mut self.rewound)
+    }
+
+    /// The serial that the next record will be reported under.
+    pub fn next_serial(&self) -> u64 {
+        self.tracker.next_serial()
+    }
+
+    /// The client took a record; gives the serial of its report.
+    pub fn took(&mut self, position: Position, bytes: usize) -> u64 {
+        self.sent = Some(position);
+        self.window_sent += 1;
+        self.tracker.sent(position, bytes)
+    }
+
+    /// The client refused a record at once; it is not in flight.
+    pub fn refused(&mut self, position: Position, failure: Failure, now_ns: u64, chance: f64) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.fail(failure, Some(position), &mut events);
+        self.settle(now_ns, chance, &mut events);
+        events
+    }
+
+    /// A record was reported.
+    pub fn reported(&mut self, serial: u64, failure: Option<Failure>, now_ns: u64, chance: f64) -> Vec<Event> {
+        let mut events = Vec::new();
+        if let Some(through) = self.tracker.reported(serial, failure.is_none()) {
+            events.push(Event::Acknowledged(through));
+            self.attempt = 0;
+            if self.held.take().is_some() {
+                events.push(Event::Released);
+            }
+        }
+        if let Some(failure) = failure {
+            self.fail(failure, None, &mut events);
+        }
+        self.settle(now_ns, chance, &mut events);
+        events
+    }
+
+    /// The client was destroyed: nothing in flight will be reported any more.
+    pub fn client_lost(&mut self) {
+        self.rewind();
+        if matches!(self.mode, Mode::Draining { .. }) {
+            self.mode = Mode::Flowing;
+        }
+    }
+
+    fn rewind(&mut self) {
+        self.tracker.rewind();
+        self.sent = None;
+        self.window_sent = 0;
+        self.rewound = true;
+    }
+
+    fn fail(&mut self, failure: Failure, culprit: Option<Position>, events: &mut Vec<Event>) {
+        if failure.class == Class::Fatal {
+            events.push(Event::Rebuild(failure.text.clone()));
+        }
+        // The first failure is the cause; those that follow while draining are mostly its consequences.
+        match &mut self.mode {
+            Mode::Draining { failure: first, .. } if first.class != Class::Retried => {}
+            mode => *mode = Mode::Draining { failure, culprit },
+        }
+    }
+
+    /// Once nothing is in flight: the end of a failure, or of an isolation window.
+    fn settle(&mut self, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
+        if self.tracker.pending() > 0 {
+            return;
+        }
+        let Mode::Draining { failure, culprit } = std::mem::replace(&mut self.mode, Mode::Flowing) else {
+            self.widen_window();
+            return;
+        };
+        let suspects = self.tracker.unacknowledged();
+        let suspect = culprit.or_else(|| self.tracker.first());
+        self.rewind();
+        match failure.class {
+            Class::Poison if culprit.is_none() && suspects > 1 => {
+                // One of these; the rest only shared its batch. Halve until it stands alone.
+                self.window = Some(suspects / 2);
+            }
+            Class::Poison => self.isolated(suspect, &failure, now_ns, chance, events),
+            Class::Held => self.hold(failure.text, now_ns, chance, events),
+            Class::Retried | Class::Fatal => self.wait(now_ns, chance),
+        }
+    }
+
+    fn isolated(
+        &mut self,
+        suspect: Option<Position>,
+        failure: &Failure,
+        now_ns: u64,
+        chance: f64,
+        events: &mut Vec<Event>,
+    ) {
+        if failure.timestamp_refused && suspect.is_some() && self.retimed != suspect {
+            // A clock that is ahead is no fault of the record: once more, with a time the broker knows.
+            self.retimed = suspect;
+            self.window = Some(1);
+            return;
+        }
+        let place = suspect.map_or_else(|| "?".to_owned(), |position| position.to_string());
+        self.hold(format!("poison record {place}: {}", failure.text), now_ns, chance, events);
+    }
+
+    fn hold(&mut self, reason: String, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
+        // Probe with a single record when the wait is over.
+        self.window = Some(1);
+        if self.held.as_ref() != Some(&reason) {
+            events.push(Event::Held(reason.clone()));
+            self.held = Some(reason);
+        }
+        self.wait(now_ns, chance);
+    }
+
+    fn wait(&mut self, now_ns: u64, chance: f64) {
+        self.mode = Mode::Waiting { until_ns: now_ns.saturating_add(self.backoff.delay_ns(self.attempt, chance)) };
+        self.attempt = self.attempt.saturating_add(1);
+    }
+
+    /// A window was delivered whole: the next may be twice as large, until it is no limit any more.
+    fn widen_window(&mut self) {
+        const NO_LIMIT_ABOVE: usize = 1_000;
+        if let Some(window) = self.window
+            && self.window_sent >= window
+        {
+            self.window_sent = 0;
+            self.window = Some(window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

@@ -1,0 +1,233 @@
+//! The uplink from a queue into the embedded Kafka: whole and in order, through outages and errors of every class.
+#![cfg(feature = "demo")]
+
+#[allow(dead_code)]
+#[path = "../queue_model/memory.rs"]
+mod memory;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay::config::{Durability, Gateway, Kafka, KafkaCompression};
+use forebay::demo::kafka::EmbeddedKafka;
+use forebay::kafka::Consumer;
+use forebay::kafka::account::Account;
+use forebay::metrics::Metrics;
+use forebay::queue::{NewRecord, Queue, StreamIndex};
+use forebay::reading::{Field, Stamp, Trust, Value};
+use forebay::uplink::{Pace, Settings, Uplink};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const PACE: Pace = Pace {
+    first_delay_max: Duration::ZERO,
+    backoff_first: Duration::from_millis(20),
+    backoff_max: Duration::from_millis(200),
+    rebuild_interval: Duration::from_millis(50),
+};
+/// Kafka protocol error codes.
+const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+const INVALID_RECORD: i16 = 87;
+const NOT_ENOUGH_REPLICAS: i16 = 19;
+const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+
+struct Bench {
+    broker: EmbeddedKafka,
+    kafka: Kafka,
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    stop: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(streams: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = EmbeddedKafka::start().unwrap();
+        for stream in streams {
+            broker.create_topic(stream, 1).unwrap();
+        }
+        let named: Vec<_> = streams.iter().map(|name| (*name, Durability::Window)).collect();
+        let of_queue = memory::settings(&named, 4 << 20, dir.path());
+        let (queue, metrics) = memory::start(&memory::Disk::default(), &of_queue, &memory::Clock::default());
+        let kafka = Kafka {
+            brokers: vec![broker.bootstrap()],
+            client_id: "test".into(),
+            tls: None,
+            sasl: None,
+            compression: KafkaCompression::Zstd,
+            in_flight_bytes_max: 64 * 1024,
+            linger: Duration::from_millis(5),
+            properties: [
+                ("reconnect.backoff.ms", "50"),
+                ("reconnect.backoff.max.ms", "100"),
+                ("retry.backoff.ms", "50"),
+                ("retry.backoff.max.ms", "100"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        };
+        let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
+        let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams, gateway };
+        Self { broker, kafka, queue, metrics, settings, stop: CancellationToken::new(), _dir: dir }
+    }
+
+    fn push(&self, stream: usize, count: usize) {
+        for number in 0..count {
+            let record = NewRecord {
+                stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_000_000, trust: Trust::Ntp },
+                source: "test".into(),
+                device: format!("device-{}", number % 3).into(),
+                fields: vec![Field::new("number", Value::Unsigned(number as u64))],
+            };
+            self.queue.push(StreamIndex(stream), record).unwrap();
+        }
+    }
+
+    fn start(&self) -> Uplink {
+        Uplink::start_paced(
+            self.settings.clone(),
+            PACE,
+            self.queue.clone(),
+            Arc::clone(&self.metrics),
+            self.stop.clone(),
+        )
+        .unwrap()
+    }
+
+    /// Waits until the stream has nothing that is not acknowledged.
+    fn drained(&self, stream: usize) {
+        wait_for("the stream to drain", || self.queue.status().streams[stream].records == 0);
+    }
+
+    fn end(&self, uplink: Uplink) {
+        self.stop.cancel();
+        let begun = Instant::now();
+        uplink.join();
+        assert!(begun.elapsed() < Duration::from_secs(5), "join took {:?}", begun.elapsed());
+        self.queue.close().unwrap();
+    }
+
+    /// Reads the topic back to its end.
+    fn account(&self, topic: &str) -> Account {
+        let consumer = Consumer::open(&self.kafka, topic, PATIENCE).unwrap();
+        let watermarks = consumer.watermarks(PATIENCE).unwrap();
+        assert!(watermarks.iter().all(|(low, _)| *low == 0), "the embedded broker dropped records");
+        let all: i64 = watermarks.iter().map(|(_, high)| high).sum();
+        let mut account = Account::default();
+        let begun = Instant::now();
+        let mut read = 0;
+        while read < all {
+            assert!(begun.elapsed() < PATIENCE, "read {read} of {all}");
+            if let Some(received) = consumer.poll(Duration::from_millis(100)).unwrap() {
+                account.add(&received.value);
+                read += 1;
+            }
+        }
+        account
+    }
+}
+
+/// Looks again until it is true; the deadline only ends a broken test.
+fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(begun.elapsed() < PATIENCE, "waited for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn assert_whole(account: &Account, records: u64) {
+    assert_eq!((account.received(), account.missing(), account.out_of_order()), (records, 0, 0));
+    assert_eq!(account.unreadable(), 0);
+}
+
+#[test]
+fn what_is_queued_arrives_whole_and_in_order() {
+    let bench = Bench::new(&["telemetry", "alarms"]);
+    bench.push(0, 3_000);
+    let uplink = bench.start();
+    bench.push(1, 50);
+    bench.drained(0);
+    bench.drained(1);
+    assert_eq!(uplink.status().state, "up");
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 3_000);
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
+fn an_outage_is_only_a_longer_queue() {
+    let bench = Bench::new(&["telemetry"]);
+    let uplink = bench.start();
+    bench.push(0, 500);
+    bench.drained(0);
+    bench.broker.down().unwrap();
+    bench.push(0, 2_000);
+    wait_for("the outage to be seen", || uplink.status().state == "down");
+    bench.push(0, 500);
+    assert!(bench.queue.status().streams[0].records > 0);
+    bench.broker.up().unwrap();
+    bench.drained(0);
+    assert_eq!(uplink.status().state, "up");
+    assert_eq!(bench.metrics.uplink_reconnects.get(), 1);
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 3_000);
+}
+
+#[test]
+fn errors_of_every_class_lose_nothing() {
+    for code in [TOPIC_AUTHORIZATION_FAILED, INVALID_RECORD, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER_SEQUENCE_NUMBER] {
+        let bench = Bench::new(&["telemetry"]);
+        bench.broker.fail_produce(&[code, code]);
+        bench.push(0, 200);
+        let uplink = bench.start();
+        bench.drained(0);
+        wait_for("the hold to end", || uplink.status().held.is_empty());
+        bench.end(uplink);
+        let account = bench.account("telemetry");
+        assert_eq!((account.received(), account.missing()), (200, 0), "code {code}");
+    }
+}
+
+#[test]
+fn a_held_stream_does_not_hold_the_other_and_loses_nothing() {
+    let bench = Bench::new(&["telemetry", "alarms"]);
+    bench.broker.fail_produce(&[TOPIC_AUTHORIZATION_FAILED; 6]);
+    bench.push(0, 100);
+    let uplink = bench.start();
+    wait_for("the hold", || !uplink.status().held.is_empty());
+    assert!(bench.queue.status().streams[0].records > 0, "held, not dropped");
+    bench.push(1, 100);
+    bench.drained(1);
+    bench.drained(0);
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+    assert_whole(&bench.account("alarms"), 100);
+}
+
+#[test]
+fn a_stop_without_a_broker_does_not_block() {
+    let bench = Bench::new(&["telemetry"]);
+    bench.broker.down().unwrap();
+    bench.push(0, 100);
+    let uplink = bench.start();
+    wait_for("records in flight", || bench.metrics.uplink_in_flight_records.get() > 0);
+    bench.end(uplink);
+}
+
+#[test]
+fn a_property_that_cannot_be_is_named_at_start() {
+    let mut bench = Bench::new(&["telemetry"]);
+    bench.settings.kafka.properties.insert("batch.size".into(), "many".into());
+    let started = Uplink::start_paced(
+        bench.settings.clone(),
+        PACE,
+        bench.queue.clone(),
+        Arc::clone(&bench.metrics),
+        bench.stop.clone(),
+    );
+    let error = format!("{:#}", started.err().unwrap());
+    assert!(error.contains("batch.size = \"many\""), "{error}");
+}
