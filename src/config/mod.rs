@@ -13,7 +13,6 @@ mod names;
 mod ports;
 mod problem;
 mod reader;
-#[cfg(test)]
 mod reference;
 mod resolved;
 mod secret;
@@ -24,5 +23,6 @@ mod units;
 
 pub use file::{FILE_BYTES_MAX, INCLUDES_MAX, Loaded, load, parse};
 pub use problem::{Errors, PROBLEMS_MAX, Place, Problem};
+pub use reference::reference;
 pub use resolved::*;
 pub use source::SOURCES_MAX;

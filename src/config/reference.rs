@@ -20,10 +20,11 @@ of keys that the agent itself reads by.
   certificates start at the directory of the file.
 ";
 
-fn page() -> String {
+/// The reference of every key, as Markdown: what `docs/configuration.md` holds and `forebay check --reference` prints.
+pub fn reference() -> String {
     let mut page = INTRODUCTION.to_owned();
     for section in SECTIONS {
-        write_section(&mut page, section).expect("writing to a string");
+        write_section(&mut page, section).expect("writing to a string cannot fail");
     }
     let reserved = RESERVED_FIELDS.map(|name| format!("`{name}`")).join(", ");
     page.push_str(&format!(
@@ -84,11 +85,11 @@ fn the_reference_page_is_what_the_table_of_keys_says() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     if std::env::var_os("FOREBAY_WRITE_DOCS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, page()).unwrap();
+        std::fs::write(&path, reference()).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        written == page(),
+        written == reference(),
         "docs/configuration.md is out of date; run FOREBAY_WRITE_DOCS=1 cargo test --lib config::reference"
     );
 }
