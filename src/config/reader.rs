@@ -312,7 +312,7 @@ impl Kind {
 
 fn unknown_key(section: &Section, key: &str) -> String {
     let names = || section.all_keys().filter(|known| !matches!(known.kind, Kind::Later)).map(|known| known.name);
-    let limit = (key.chars().count() / 3).clamp(1, 3);
+    let limit = ((key.chars().count() + 1) / 3).clamp(1, 3);
     let nearest = names().map(|name| (distance(key, name), name)).min().filter(|(distance, _)| *distance <= limit);
     let hint = nearest.map_or_else(String::new, |(_, name)| format!("; did you mean \"{name}\"?"));
     let allowed = names().collect::<Vec<_>>().join(", ");
