@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The `forebay` command; see [`forebay::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    forebay::cli::main()
+}

@@ -1,8 +1,28 @@
-//! The configuration: what the user wrote ([`file`]) and what the agent uses ([`resolved`]).
+//! The configuration: what the user wrote ([`load`]) and what the agent uses ([`Config`]).
 //!
 //! [`load`] reads the file and its includes, and either gives a whole [`Config`] or every mistake it found at once,
 //! each with file, line, column, the value and what is allowed. Modules take their own section, never the whole.
 
+mod broker;
+mod file;
+mod gateway;
+mod kafka;
+mod keys;
+mod modbus;
+mod names;
+mod ports;
+mod problem;
+mod reader;
+mod reference;
 mod resolved;
+mod secret;
+mod source;
+mod storage;
+mod tree;
+mod units;
 
+pub use file::{FILE_BYTES_MAX, INCLUDES_MAX, Loaded, load, parse};
+pub use problem::{Errors, PROBLEMS_MAX, Place, Problem};
+pub use reference::reference;
 pub use resolved::*;
+pub use source::SOURCES_MAX;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::scene::{Made, TOPIC};
 use crate::config::Kafka;
 use crate::kafka::account::Account;
-use crate::kafka::consumer::Consumer;
+use crate::kafka::Consumer;
 
 /// Longest wait for Kafka's answers while reading back.
 const READ_MAX: Duration = Duration::from_secs(20);

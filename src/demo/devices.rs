@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_serial::{SerialPort as _, SerialStream};
@@ -29,12 +30,18 @@ pub struct Device {
 }
 
 /// Starts a GNSS receiver that drives a loop and writes one epoch (RMC, GGA, GSA) every `every`. Epoch n bears the time
-/// `start` + n × `every`, so that a missing one shows.
+/// `start` + n × `every`, so that a missing one
+/// shows. It is silent while `talking` holds false.
 ///
 /// # Errors
 /// No pseudo-terminal is free.
-pub fn gnss(start: Timestamp, every: Duration, stop: CancellationToken) -> io::Result<Device> {
-    spawn(every, stop, move |sequence| {
+pub fn gnss(
+    start: Timestamp,
+    every: Duration,
+    talking: watch::Receiver<bool>,
+    stop: CancellationToken,
+) -> io::Result<Device> {
+    spawn(every, talking, stop, move |sequence| {
         let elapsed = every.saturating_mul(u32::try_from(sequence).unwrap_or(u32::MAX));
         let time = start.checked_add(elapsed).unwrap_or(start);
         epoch(time, sequence).into_bytes()
@@ -46,8 +53,8 @@ pub fn gnss(start: Timestamp, every: Duration, stop: CancellationToken) -> io::R
 ///
 /// # Errors
 /// No pseudo-terminal is free.
-pub fn pms5003(every: Duration, stop: CancellationToken) -> io::Result<Device> {
-    spawn(every, stop, |sequence| particulate_frame(sequence).to_vec())
+pub fn pms5003(every: Duration, talking: watch::Receiver<bool>, stop: CancellationToken) -> io::Result<Device> {
+    spawn(every, talking, stop, |sequence| particulate_frame(sequence).to_vec())
 }
 
 /// A raw pseudo-terminal: the device's end, a handle that holds the agent's end open (without one the device's end
@@ -66,6 +73,7 @@ pub fn pseudo_terminal() -> io::Result<(SerialStream, File, PathBuf)> {
 
 fn spawn(
     every: Duration,
+    mut talking: watch::Receiver<bool>,
     stop: CancellationToken,
     frame: impl Fn(u64) -> Vec<u8> + Send + 'static,
 ) -> io::Result<Device> {
@@ -78,6 +86,9 @@ fn spawn(
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         for sequence in 0_u64.. {
             ticks.tick().await;
+            if talking.wait_for(|talking| *talking).await.is_err() {
+                return;
+            }
             if let Err(error) = master.write_all(&frame(sequence)).await {
                 tracing::warn!(%error, "simulated device lost its line");
                 return;

@@ -15,6 +15,7 @@ mod listener;
 mod progress;
 mod scene;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -93,7 +94,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
 
 /// The agent on the scene's configuration, all its ports open and the devices talking.
 async fn start_agent(scene: &Scene) -> anyhow::Result<Agent> {
-    let parsed = crate::config::parse(&scene.configuration, "demo.toml");
+    let parsed = crate::config::parse(&scene.configuration, Path::new("demo.toml"));
     let config = parsed.map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
     let agent = Agent::start(config).await.context("starting the agent")?;
     scene.say_where_to_look(&agent);

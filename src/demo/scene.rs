@@ -1,5 +1,6 @@
 //! The parts around the agent, and the configuration that names them.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,8 @@ impl Scene {
     pub(super) async fn build() -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("forebay-demo-").tempdir().context("a folder for the queue")?;
         let mqtt_port = tokio::task::spawn_blocking(|| broker::start(0)).await??;
-        let kafka = EmbeddedKafka::start(&[TOPIC], 3)?;
+        let kafka = EmbeddedKafka::start()?;
+        kafka.create_topic(TOPIC, 3)?;
         let stop = CancellationToken::new();
         let talking = watch::Sender::new(false);
         let receiver = devices::gnss(Timestamp::now(), DEVICE_EVERY, talking.subscribe(), stop.clone())
@@ -115,7 +117,7 @@ listen = "127.0.0.1:0"
             air = particulates.path.display(),
             bootstrap = kafka.bootstrap(),
         );
-        let parsed = config::parse(&configuration, "demo.toml").map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
+        let parsed = config::parse(&configuration, Path::new("demo.toml")).map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
         let listener = Listener::start(parsed.mqtt.as_ref().context("the demo has an [mqtt] section")?).await?;
         Ok(Self {
             configuration,

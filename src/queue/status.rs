@@ -55,3 +55,16 @@ fn show(metrics: &Metrics, status: &QueueStatus) {
     metrics.queue_disk_bytes.set(gauge(status.disk_bytes));
     metrics.queue_quota_bytes.set(gauge(status.quota_bytes));
 }
+
+impl super::Queue {
+    /// The durability window records are promised.
+    pub fn window(&self) -> std::time::Duration {
+        self.inner().settings.queue.window
+    }
+}
+
+impl std::fmt::Debug for super::Queue {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Queue").field("dir", &self.inner().settings.dir).finish_non_exhaustive()
+    }
+}

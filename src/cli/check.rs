@@ -1,0 +1,112 @@
+//! `forebay check`: every mistake of a configuration at once, and what of it does not fit this machine now.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{ConfigFile, EXIT_CONFIGURATION};
+use crate::config::{Config, ModbusConnect, Port, SourceKind};
+
+/// Arguments of `forebay check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print the reference of every key (Markdown) and check nothing
+    #[arg(long)]
+    reference: bool,
+}
+
+/// Checks; mistakes go to standard error and end with 78, warnings do not change the exit code.
+pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
+    if arguments.reference {
+        print!("{}", crate::config::reference());
+        return Ok(ExitCode::SUCCESS);
+    }
+    match crate::config::load(&arguments.file.config) {
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(ExitCode::from(EXIT_CONFIGURATION))
+        }
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            for warning in machine_warnings(&loaded.config) {
+                eprintln!("warning: {warning}");
+            }
+            println!("{}", summary(&loaded.config));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let readings_go = match (&config.mqtt, &config.kafka) {
+        (Some(_), Some(_)) => "to the local broker and to Kafka",
+        (Some(_), None) => "to the local broker",
+        (None, Some(_)) => "to Kafka",
+        (None, None) => "into the queue only",
+    };
+    let (sources, streams) = (config.sources.len(), config.streams.len());
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    format!(
+        "ok: {sources} source{}, {streams} stream{}, readings of {} go {readings_go}",
+        plural(sources),
+        plural(streams),
+        config.gateway.id
+    )
+}
+
+/// What may be different where or when the agent runs: ports that are not there, files and directories out of reach.
+fn machine_warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut opened: Vec<(PathBuf, &str)> = Vec::new();
+    for source in &config.sources {
+        let port = match &source.kind {
+            SourceKind::Gnss(gnss) => &gnss.port,
+            SourceKind::Serial(serial) => &serial.port,
+            SourceKind::Modbus(modbus) => match &modbus.connect {
+                ModbusConnect::Rtu { port, .. } => port,
+                ModbusConnect::Tcp { .. } => continue,
+            },
+            SourceKind::Mqtt(_) | SourceKind::Simulated(_) => continue,
+        };
+        let Port::Path(path) = port else { continue };
+        match path.canonicalize() {
+            Err(error) => warnings.push(format!("source {:?}: port {}: {error}", source.name, path.display())),
+            Ok(tty) => {
+                if let Some((_, other)) = opened.iter().find(|(taken, _)| *taken == tty) {
+                    let place = tty.display();
+                    warnings.push(format!(
+                        "sources {other:?} and {:?} both open {place}; one will find it busy",
+                        source.name
+                    ));
+                }
+                opened.push((tty, &source.name));
+            }
+        }
+    }
+    warnings.extend(state_dir_warning(&config.gateway.state_dir));
+    let tls = config.kafka.as_ref().and_then(|kafka| kafka.tls.as_ref());
+    for file in tls.into_iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten() {
+        if let Err(error) = std::fs::File::open(file) {
+            warnings.push(format!("kafka.tls: {}: {error}", file.display()));
+        }
+    }
+    warnings
+}
+
+/// Whether the state directory, or the nearest parent that exists and would have to take it, can be written.
+fn state_dir_warning(state_dir: &Path) -> Option<String> {
+    let nearest = state_dir.ancestors().find(|path| path.exists())?;
+    let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    match writable {
+        Ok(()) if nearest.is_dir() => None,
+        Ok(()) => Some(format!("gateway.state-dir {}: {} is not a directory", state_dir.display(), nearest.display())),
+        Err(error) => {
+            Some(format!("gateway.state-dir {}: {} is not writable: {error}", state_dir.display(), nearest.display()))
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Keys of the gateway itself: `[gateway]`, `[mqtt]`, `[queue]`, `[[stream]]`, `[clock]`, `[status]`.
+
+use super::{Default::*, Kind, Section, key, later};
+
+pub(in crate::config) static ROOT: Section = Section {
+    title: "The file",
+    about: "TOML 1.0. An included file may hold `[[source]]` and `[[stream]]` only.",
+    base: None,
+    keys: &[
+        key("gateway", Kind::Table("`[gateway]`"), Words("all defaults"), "Who this gateway is."),
+        key("source", Kind::Table("`[[source]]`, at most 64"), Words("none"), "Where readings come from."),
+        key("mqtt", Kind::Table("`[mqtt]`"), Words("nothing is published locally"), "The local broker."),
+        key("queue", Kind::Table("`[queue]`"), Words("all defaults"), "The store-and-forward queue."),
+        key("stream", Kind::Table("`[[stream]]`, at most 16"), Words("`telemetry`"), "Ordered sequences of readings."),
+        key("kafka", Kind::Table("`[kafka]`"), Words("readings stay in the queue"), "The uplink."),
+        key("clock", Kind::Table("`[clock]`"), Words("all defaults"), "What to do about an unset clock."),
+        key("status", Kind::Table("`[status]`"), Words("all defaults"), "Metrics, health and the status page."),
+    ],
+};
+
+pub(in crate::config) static INCLUDED: Section = Section {
+    title: "An included file",
+    about: "What may stand in a file that `gateway.include` names.",
+    base: None,
+    keys: &[
+        key("source", Kind::Table("`[[source]]`"), Words("none"), "More sources."),
+        key("stream", Kind::Table("`[[stream]]`"), Words("none"), "More streams."),
+    ],
+};
+
+pub(in crate::config) static GATEWAY: Section = Section {
+    title: "[gateway]",
+    about: "Who this gateway is and where it keeps its state.",
+    base: None,
+    keys: &[
+        key(
+            "id",
+            Kind::Text("1 to 128 of letters, digits, `.`, `_`, `-`"),
+            Words("host name, `-` and 6 hex digits of this machine's application-specific id"),
+            "Names this gateway in every record; part of every record's identity.",
+        ),
+        key(
+            "state-dir",
+            Kind::Text("an absolute path"),
+            Is("/var/lib/forebay"),
+            "Where the queue and small state live.",
+        ),
+        key(
+            "tags",
+            Kind::Table("text by name; at most 16, values of at most 256 bytes"),
+            Words("none"),
+            "Constant members of every record, such as `site`.",
+        ),
+        key(
+            "include",
+            Kind::Texts("paths, relative to this file; `*` and `?` in the last part; at most 256 files of 1 MiB"),
+            Words("none"),
+            "Further files, read in the order of their names.",
+        ),
+    ],
+};
+
+pub(in crate::config) static MQTT: Section = Section {
+    title: "[mqtt]",
+    about: "The local broker: every reading is published there, and `mqtt` sources subscribe there.",
+    base: None,
+    keys: &[
+        key(
+            "broker",
+            Kind::Text("`mqtt://host` or `mqtt://host:port`; `embedded` in builds with the feature `demo`"),
+            Required,
+            "Where the local broker is; port 1883 unless written.",
+        ),
+        key(
+            "topic",
+            Kind::Text("a topic without `+` and `#`; parts `{gateway}`, `{source}`, `{stream}`, `{device}`"),
+            Is("forebay/{gateway}/{device}"),
+            "Where readings are published.",
+        ),
+        key("qos", Kind::Integer(0, 2), Is("1"), "QoS of publications."),
+        key("retain", Kind::Boolean, Is("false"), "Whether the broker keeps the last reading of each topic."),
+        key("outbox", Kind::Table("`{ records = N }`"), Words("all defaults"), "What waits while the broker is away."),
+        key("keep-alive", Kind::Duration(1_000, 3_600_000), Is("30s"), "Keep-alive interval of the connection."),
+        key("username", Kind::Text("text"), Words("none"), "User name at the broker."),
+        key("password-file", Kind::Text("a path"), Words("none"), "File whose first line is the password."),
+        key(
+            "password-credential",
+            Kind::Text("a file name"),
+            Words("none"),
+            "Name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`) that holds the password.",
+        ),
+    ],
+};
+
+pub(in crate::config) static OUTBOX: Section = Section {
+    title: "[mqtt.outbox]",
+    about: "Publications that the local broker has not taken yet.",
+    base: None,
+    keys: &[key("records", Kind::Integer(1, 100_000), Is("1000"), "Most of them; the oldest makes room, counted.")],
+};
+
+pub(in crate::config) static QUEUE: Section = Section {
+    title: "[queue]",
+    about: "The store-and-forward queue between sources and Kafka.",
+    base: None,
+    keys: &[
+        key(
+            "size",
+            Kind::Size(16 << 20, 1 << 40),
+            Words("the smaller of 2 GiB and half of what is free at the first start"),
+            "Most disk the state directory may take.",
+        ),
+        key("window", Kind::Duration(50, 3_600_000), Is("1s"), "Durability window: what a power cut may cost."),
+        key(
+            "tail-bytes",
+            Kind::Size(256 << 10, 256 << 20),
+            Is("4 MiB"),
+            "Most memory for records that are not on disk.",
+        ),
+        key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of blocks on disk."),
+        later("window-outage", "A longer window during an outage."),
+        later("key", "Encryption at rest."),
+        later("reserve", "Free space left to others."),
+    ],
+};
+
+pub(in crate::config) static STREAM: Section = Section {
+    title: "[[stream]]",
+    about: "An ordered, durable sequence of readings with its own Kafka topic. `telemetry` exists without being written.",
+    base: None,
+    keys: &[
+        key("name", Kind::Text("1 to 64 of letters, digits, `.`, `_`, `-`"), Required, "Its name, unique."),
+        key(
+            "topic",
+            Kind::Text("1 to 249 of letters, digits, `.`, `_`, `-`; not `.` or `..`"),
+            Words("the stream's name"),
+            "Its Kafka topic.",
+        ),
+        key("priority", Kind::Integer(0, 9), Is("0"), "Higher drains first."),
+        key(
+            "durability",
+            Kind::Word(&["window", "every-record"], &[]),
+            Is("window"),
+            "Whether records are made durable within the queue's window or each at once.",
+        ),
+        key("retention", Kind::Table("`{ when-full = \"drop-oldest\" }`"), Words("all defaults"), "What goes first."),
+        key(
+            "drain",
+            Kind::Word(&["oldest-first"], &["newest-first"]),
+            Is("oldest-first"),
+            "In what order a backlog is sent.",
+        ),
+        key(
+            "encoding",
+            Kind::Word(&["json"], &["avro", "protobuf"]),
+            Is("json"),
+            "How records are written into Kafka messages.",
+        ),
+        later("rate", "A limit on how fast the stream drains."),
+    ],
+};
+
+pub(in crate::config) static RETENTION: Section = Section {
+    title: "[stream.retention]",
+    about: "What happens when the queue reaches its size.",
+    base: None,
+    keys: &[
+        key(
+            "when-full",
+            Kind::Word(&["drop-oldest"], &["reject-newest", "thin"]),
+            Is("drop-oldest"),
+            "The oldest records make room; counted, and marked by `skipped` in the next one.",
+        ),
+        later("size", "A size for this stream alone; `queue.size` limits all streams together."),
+        later("age", "An age after which records are not sent any more."),
+    ],
+};
+
+pub(in crate::config) static CLOCK: Section = Section {
+    title: "[clock]",
+    about: "What to do while the clock is not set.",
+    base: None,
+    keys: &[later("hold", "How long records of a boot wait for its clock to be set.")],
+};
+
+pub(in crate::config) static STATUS: Section = Section {
+    title: "[status]",
+    about: "`/metrics`, `/healthz`, `/readyz`, `/status` and a page.",
+    base: None,
+    keys: &[key(
+        "listen",
+        Kind::Text("`address:port`, IPv6 addresses in brackets; or `off`"),
+        Is("127.0.0.1:9273"),
+        "Where to listen; there is no password, so keep it on loopback or a trusted network.",
+    )],
+};

@@ -1,0 +1,88 @@
+//! Keys of the uplink: `[kafka]`.
+
+use super::{Default::*, Kind, Section, key, later};
+
+pub(in crate::config) static KAFKA: Section = Section {
+    title: "[kafka]",
+    about: "Where the queue drains to.",
+    base: None,
+    keys: &[
+        key("brokers", Kind::Texts("`host:port`, 1 to 32"), Required, "Brokers to start from."),
+        key("tls", Kind::Table("`{ ca, cert, key }`"), Words("no TLS"), "Encrypted connections; `{}` is enough."),
+        key("sasl", Kind::Table("`{ mechanism, username, password-file }`"), Words("no SASL"), "Who we are."),
+        key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of batches."),
+        key(
+            "in-flight-bytes",
+            Kind::Size(64 << 10, 64 << 20),
+            Is("1 MiB"),
+            "Most bytes handed to the client and not yet acknowledged, per stream.",
+        ),
+        key(
+            "linger",
+            Kind::Duration(0, 60_000),
+            Is("50ms"),
+            "How long a batch is gathered while the queue is short; more than a tenth of `queue.window` brings warnings.",
+        ),
+        key(
+            "delivery",
+            Kind::Word(&["at-least-once"], &["exactly-once"]),
+            Is("at-least-once"),
+            "Every durable record reaches Kafka; after a crash some twice, with the same identity.",
+        ),
+        key(
+            "drain",
+            Kind::Word(&["oldest-first"], &["newest-first"]),
+            Is("oldest-first"),
+            "In what order a backlog is sent.",
+        ),
+        key(
+            "encoding",
+            Kind::Word(&["json"], &["avro", "protobuf"]),
+            Is("json"),
+            "How records are written into Kafka messages.",
+        ),
+        key(
+            "properties",
+            Kind::Table("text, number or boolean by librdkafka property name; at most 64"),
+            Words("none"),
+            "Further librdkafka properties; those that the agent's promises rest on are refused.",
+        ),
+        later("registry", "A Schema Registry."),
+        later("budget", "A byte budget for metered links."),
+        later("transactional-id", "For exactly once."),
+        later("dead-letter-topic", "A topic for records that Kafka refuses."),
+    ],
+};
+
+pub(in crate::config) static TLS: Section = Section {
+    title: "[kafka.tls]",
+    about: "PEM files. `cert` and `key` stand together or not at all.",
+    base: None,
+    keys: &[
+        key("ca", Kind::Text("a path"), Words("the system's"), "Certificates that brokers' certificates must lead to."),
+        key("cert", Kind::Text("a path"), Words("none"), "Our certificate."),
+        key("key", Kind::Text("a path"), Words("none"), "Its private key."),
+    ],
+};
+
+pub(in crate::config) static SASL: Section = Section {
+    title: "[kafka.sasl]",
+    about: "Authentication by user name and password. One of `password-file` and `password-credential` is needed.",
+    base: None,
+    keys: &[
+        key(
+            "mechanism",
+            Kind::Word(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], &["OAUTHBEARER", "GSSAPI"]),
+            Required,
+            "How the password is proven; PLAIN only over TLS.",
+        ),
+        key("username", Kind::Text("text"), Required, "User name."),
+        key("password-file", Kind::Text("a path"), Words("none"), "File whose first line is the password."),
+        key(
+            "password-credential",
+            Kind::Text("a file name"),
+            Words("none"),
+            "Name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`) that holds the password.",
+        ),
+    ],
+};

@@ -1,0 +1,107 @@
+//! `[queue]`, `[[stream]]` and `[status]`.
+
+use std::net::SocketAddr;
+
+use super::keys::{RETENTION, STREAM};
+use super::names::{self, is_kafka_topic, note_unique};
+use super::problem::Report;
+use super::reader::Table;
+use super::resolved::{Compression, Durability, Queue, STREAMS_MAX, Status, Stream};
+use super::tree::Node;
+
+/// The stream that exists without being written.
+pub(super) const TELEMETRY: &str = "telemetry";
+
+/// Reads `[queue]`.
+pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
+    let quota_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
+    let window = table.duration("window");
+    let tail_bytes_max = table.size("tail-bytes");
+    let compression = match table.word("compression") {
+        Some("none") => Some(Compression::None),
+        Some("lz4") => Some(Compression::Lz4),
+        Some(_) => Some(Compression::Zstd),
+        None => None,
+    };
+    Some(Queue {
+        quota_bytes: quota_bytes?,
+        window: window?,
+        tail_bytes_max: tail_bytes_max?,
+        compression: compression?,
+    })
+}
+
+/// The streams, `telemetry` first unless it is written, and their names (also of those that are wrong otherwise).
+pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stream>, Vec<String>) {
+    let mut taken = Vec::new();
+    let mut streams = Vec::new();
+    for (node, path) in written {
+        let Some(table) = Table::new(node, path.clone(), &STREAM, report) else { continue };
+        let stream = stream(&table, &mut taken);
+        if taken.len() == STREAMS_MAX + 1 {
+            table.error(&table.at, "name", format!("is stream {}; allowed: at most {STREAMS_MAX}", STREAMS_MAX + 1));
+        }
+        streams.extend(stream);
+    }
+    if !taken.iter().any(|name| name == TELEMETRY) {
+        if taken.len() == STREAMS_MAX
+            && let Some((node, path)) = written.last()
+        {
+            let message = format!(
+                "is stream {} with \"telemetry\", which always exists; allowed: at most {STREAMS_MAX}",
+                STREAMS_MAX + 1
+            );
+            report.error(&node.at, path.as_str(), message);
+        }
+        taken.insert(0, TELEMETRY.to_owned());
+        streams.insert(
+            0,
+            Stream { name: TELEMETRY.into(), topic: TELEMETRY.to_owned(), priority: 0, durability: Durability::Window },
+        );
+    }
+    (streams, taken)
+}
+
+fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
+    let name = names::identifier(table, "name", 64);
+    if let Some(name) = &name {
+        note_unique(table, "name", name, taken, "streams");
+    }
+    let topic = if table.has("topic") { table.text("topic") } else { name.clone() };
+    if topic.as_deref().is_some_and(|topic| !is_kafka_topic(topic)) {
+        table.refuse("topic", "is not a Kafka topic");
+    }
+    let priority = table.integer("priority");
+    let durability = match table.word("durability") {
+        Some("every-record") => Some(Durability::EveryRecord),
+        Some(_) => Some(Durability::Window),
+        None => None,
+    };
+    if let Some(retention) = table.table("retention", &RETENTION) {
+        retention.word("when-full");
+    }
+    table.word("drain");
+    table.word("encoding");
+    Some(Stream { name: name?.into(), topic: topic?, priority: priority?, durability: durability? })
+}
+
+/// Reads `[status]`; `Some(None)`: switched off.
+pub(super) fn status(table: &Table<'_>) -> Option<Option<Status>> {
+    let text = table.text("listen")?;
+    if text == "off" {
+        return Some(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(listen) => {
+            if !listen.ip().is_loopback() {
+                let message = "can be reached from other machines, and there is no password".to_owned();
+                table.report.warning(&table.place_of("listen"), table.path_of("listen"), message);
+            }
+            Some(Some(Status { listen }))
+        }
+        Err(_) => {
+            table.refuse("listen", "is not an address and port");
+            None
+        }
+    }
+}

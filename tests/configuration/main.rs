@@ -1,0 +1,91 @@
+//! The configuration as a user meets it: what passes, what each mistake says and where, and the built binary.
+
+mod command;
+mod includes;
+mod mistakes;
+
+use std::path::Path;
+use std::time::Duration;
+
+use forebay::config::{self, Broker, Durability, SourceKind};
+use proptest::prelude::*;
+
+/// The shape a user sees, without what is not yet supported.
+const WHOLE: &str = include_str!("whole.toml");
+
+fn parse(text: &str) -> Result<config::Loaded, config::Errors> {
+    config::parse(text, Path::new("forebay.toml"))
+}
+
+#[test]
+fn the_whole_example_passes_and_says_what_it_says() {
+    let loaded = parse(WHOLE).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.config;
+    assert_eq!(&*config.gateway.id, "truck-17");
+    assert_eq!(config.gateway.tags["line"], "2");
+    let names: Vec<_> = config.sources.iter().map(|source| &*source.name).collect();
+    assert_eq!(names, ["position", "plc", "yard"], "the disabled source is checked and left out");
+    let SourceKind::Modbus(plc) = &config.sources[1].kind else { panic!("plc is Modbus") };
+    let streams: Vec<_> = plc.units[0].registers.iter().map(|register| &*register.stream).collect();
+    assert_eq!(streams, ["telemetry", "telemetry", "alarms"]);
+    assert_eq!(plc.units[0].registers[0].scale, 0.1);
+    let mqtt = config.mqtt.expect("[mqtt] is written");
+    assert_eq!(mqtt.broker, Broker::Tcp { host: "127.0.0.1".into(), port: 1883 });
+    assert_eq!(mqtt.outbox_records, 500);
+    assert_eq!((config.queue.quota_bytes, config.queue.window), (Some(2 << 30), Duration::from_secs(1)));
+    assert_eq!(config.streams[1].durability, Durability::EveryRecord);
+    let kafka = config.kafka.expect("[kafka] is written");
+    assert_eq!(kafka.client_id, "truck-17");
+    assert_eq!(kafka.properties["socket.keepalive.enable"], "true");
+    assert_eq!(config.status.expect("status is on").listen.port(), 9273);
+}
+
+#[test]
+fn an_empty_file_is_all_defaults_with_warnings() {
+    let loaded = parse("").unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.config.streams.len(), 1);
+    assert_eq!(&*loaded.config.streams[0].name, "telemetry");
+    assert_eq!(loaded.config.gateway.state_dir, Path::new("/var/lib/forebay"));
+    assert_eq!(loaded.config.queue.window, Duration::from_secs(1));
+    let keys: Vec<_> = loaded.warnings.iter().map(|warning| warning.key.as_str()).collect();
+    assert_eq!(keys, ["source", "kafka"]);
+}
+
+#[test]
+fn status_can_be_switched_off() {
+    let loaded = parse("[status]\nlisten = \"off\"").unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.config.status, None);
+}
+
+#[test]
+fn what_works_but_is_probably_not_meant_is_a_warning() {
+    let text = "[queue]\nwindow = \"200ms\"\n[kafka]\nbrokers = [\"k:9092\"]\nlinger = \"1s\"\n[status]\nlisten = \"0.0.0.0:80\"";
+    let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    let places: Vec<_> = loaded.warnings.iter().map(|warning| (warning.key.as_str(), warning.place.line)).collect();
+    assert_eq!(places, [("source", 1), ("kafka.linger", 5), ("status.listen", 7)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn garbage_is_refused_and_never_panics(text in "\\PC{0,400}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn a_changed_example_passes_or_names_a_place(at in 0..WHOLE.len(), gone in 0usize..12, new in "[\\PC\n\\[\\]={}\"]{0,6}") {
+        let start = WHOLE.floor_char_boundary(at);
+        let end = WHOLE.floor_char_boundary((start + gone).min(WHOLE.len()));
+        let text = format!("{}{new}{}", &WHOLE[..start], &WHOLE[end..]);
+        if let Err(errors) = parse(&text) {
+            let lines = text.split('\n').count();
+            for problem in &errors.problems {
+                prop_assert!((1..=lines).contains(&problem.place.line), "{problem}");
+                prop_assert!(problem.place.column >= 1 && !problem.message.is_empty(), "{problem}");
+            }
+            prop_assert!(!errors.to_string().contains("please report"), "{errors}");
+        }
+    }
+}
