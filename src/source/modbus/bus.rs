@@ -163,7 +163,7 @@ impl Bus {
                     None => {}
                 },
                 Err(error) => {
-                    ended = (Outcome::Silent, self.into_step(session, index, &error).await);
+                    ended = (Outcome::Silent, self.recover_step(session, index, &error).await);
                     break;
                 }
             }
@@ -224,7 +224,7 @@ impl Bus {
     }
 
     /// Counts what went wrong and brings the session back into step; `false` where it must be opened anew.
-    async fn into_step(&mut self, session: &mut Session, index: usize, error: &AskError) -> bool {
+    async fn recover_step(&mut self, session: &mut Session, index: usize, error: &AskError) -> bool {
         let kind = match error {
             AskError::Timeout(_) => "timeout",
             AskError::Lost(_) => "lost",
