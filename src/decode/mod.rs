@@ -9,6 +9,7 @@ pub mod frame;
 pub mod lines;
 pub mod nmea;
 pub mod registers;
+pub mod ubx;
 
 /// What a decoder could not use, by kind, since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
