@@ -118,7 +118,7 @@ impl Epoch {
 
     fn add(&mut self, sentence: &Sentence) {
         let facts = &mut self.facts;
-        // Only GGA tells every quality; the others must not overwrite what it said.
+        // GGA tells every quality; the others must not overwrite what it said.
         if sentence.kind == Kind::Gga || self.kinds_seen & Kind::Gga.bit() == 0 {
             facts.quality = sentence.quality.or(facts.quality);
         }
@@ -143,6 +143,7 @@ impl Epoch {
         facts.pdop = sentence.pdop.or(facts.pdop);
         facts.vdop = sentence.vdop.or(facts.vdop);
         facts.correction_age_s = sentence.correction_age_s.or(facts.correction_age_s);
+        facts.error_horizontal_m = sentence.error_horizontal_m.or(facts.error_horizontal_m);
         for (known, said) in facts.error_m.iter_mut().zip(sentence.error_m) {
             *known = said.or(*known);
         }
@@ -187,6 +188,7 @@ fn push_reals(fields: &mut Vec<Field>, facts: &Sentence) {
         ("hdop", facts.hdop),
         ("pdop", facts.pdop),
         ("vdop", facts.vdop),
+        ("error_horizontal_m", facts.error_horizontal_m),
         ("error_latitude_m", error_latitude),
         ("error_longitude_m", error_longitude),
         ("error_altitude_m", error_altitude),

@@ -10,6 +10,7 @@ pub mod lines;
 pub mod nmea;
 pub mod payload;
 pub mod registers;
+pub mod ubx;
 
 /// What a decoder could not use, by kind, since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

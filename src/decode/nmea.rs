@@ -7,7 +7,7 @@ mod sentence;
 
 pub use sentence::{Date, Kind, Quality, Sentence};
 
-use crate::decode::{Trouble, checksum};
+use crate::decode::{Trouble, checksum, ubx};
 
 /// Longest sentence taken, `$` to checksum. The standard says 82, but real ones (PUBX,00) exceed 100.
 pub const SENTENCE_BYTES_MAX: usize = 256;
@@ -88,6 +88,12 @@ impl Scanner {
                 Step::Skip(bytes) => bytes,
                 Step::Binary(bytes) => {
                     self.checked += 1;
+                    if let Some(payload) = rest.get(6..bytes - 2).filter(|_| rest.starts_with(&NAV_PVT_HEADER)) {
+                        match ubx::nav_pvt(payload) {
+                            Some(facts) => emit(&facts),
+                            None => self.trouble.malformed += 1,
+                        }
+                    }
                     bytes
                 }
                 Step::Drop(bytes) => {
@@ -131,6 +137,8 @@ impl Scanner {
 
 const UBX_SYNC: u8 = 0xB5;
 const UBX_SYNC_SECOND: u8 = 0x62;
+/// Sync, class and id of UBX NAV-PVT.
+const NAV_PVT_HEADER: [u8; 4] = [UBX_SYNC, UBX_SYNC_SECOND, 0x01, 0x07];
 const RTCM_PREAMBLE: u8 = 0xD3;
 
 fn step(rest: &[u8]) -> Step {

@@ -42,6 +42,14 @@ pub(crate) enum OpenError {
         /// Why.
         error: tokio_serial::Error,
     },
+    /// The driver took the settings and kept others, as a pseudo terminal does with parity.
+    #[error("cannot open {path} at {settings}: the port cannot do this parity, data bits or stop bits")]
+    Settings {
+        /// The port.
+        path: PathBuf,
+        /// The line settings asked for.
+        settings: String,
+    },
 }
 
 /// `9600 8N1`
@@ -72,22 +80,30 @@ pub(crate) fn open(port: &Port, line: &Line) -> Result<SerialStream, OpenError> 
         },
         error,
     };
+    let data_bits = match line.data_bits {
+        5 => tokio_serial::DataBits::Five,
+        6 => tokio_serial::DataBits::Six,
+        7 => tokio_serial::DataBits::Seven,
+        _ => tokio_serial::DataBits::Eight,
+    };
+    let parity = match line.parity {
+        Parity::None => tokio_serial::Parity::None,
+        Parity::Even => tokio_serial::Parity::Even,
+        Parity::Odd => tokio_serial::Parity::Odd,
+    };
+    let stop_bits = if line.stop_bits == 2 { tokio_serial::StopBits::Two } else { tokio_serial::StopBits::One };
     let stream = tokio_serial::new(path.to_string_lossy(), line.baud)
-        .data_bits(match line.data_bits {
-            5 => tokio_serial::DataBits::Five,
-            6 => tokio_serial::DataBits::Six,
-            7 => tokio_serial::DataBits::Seven,
-            _ => tokio_serial::DataBits::Eight,
-        })
-        .parity(match line.parity {
-            Parity::None => tokio_serial::Parity::None,
-            Parity::Even => tokio_serial::Parity::Even,
-            Parity::Odd => tokio_serial::Parity::Odd,
-        })
-        .stop_bits(if line.stop_bits == 2 { tokio_serial::StopBits::Two } else { tokio_serial::StopBits::One })
+        .data_bits(data_bits)
+        .parity(parity)
+        .stop_bits(stop_bits)
         .flow_control(tokio_serial::FlowControl::None)
         .open_native_async()
         .map_err(refused)?;
+    // A driver clears the bits it cannot do without an error (tcsetattr(3)); only reading them back tells.
+    let kept = (stream.data_bits().ok(), stream.parity().ok(), stream.stop_bits().ok());
+    if kept != (Some(data_bits), Some(parity), Some(stop_bits)) {
+        return Err(OpenError::Settings { path: path.clone(), settings: settings(line) });
+    }
     stream.clear(ClearBuffer::Input).map_err(refused)?;
     Ok(stream)
 }

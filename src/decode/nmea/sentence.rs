@@ -21,6 +21,8 @@ pub enum Kind {
     Zda,
     /// Satellites in view.
     Gsv,
+    /// Not NMEA at all: UBX NAV-PVT, which says what RMC, GGA and GST say together.
+    NavPvt,
     /// Any other; nothing of it is used.
     Other,
 }
@@ -155,6 +157,8 @@ pub struct Sentence {
     pub vdop: Option<f64>,
     /// Standard deviations of latitude, longitude and altitude.
     pub error_m: [Option<f64>; 3],
+    /// Estimated horizontal error.
+    pub error_horizontal_m: Option<f64>,
     /// Age of the differential corrections in seconds.
     pub correction_age_s: Option<f64>,
 }
@@ -180,6 +184,7 @@ impl Sentence {
             pdop: None,
             vdop: None,
             error_m: [None; 3],
+            error_horizontal_m: None,
             correction_age_s: None,
         }
     }
