@@ -166,9 +166,7 @@ impl Agent {
     }
 }
 
-async fn listen(
-    status: Option<&crate::config::Status>,
-) -> anyhow::Result<Option<(TcpListener, std::net::SocketAddr)>> {
+async fn listen(status: Option<&crate::config::Status>) -> anyhow::Result<Option<(TcpListener, std::net::SocketAddr)>> {
     let Some(status) = status else { return Ok(None) };
     let listener = TcpListener::bind(status.listen)
         .await

@@ -57,7 +57,10 @@ impl Agent {
         };
         let known = |stream: &crate::reading::Name| new.streams.iter().any(|known| known.name == *stream);
         if let Some(source) = new.sources.iter().find(|source| !source.streams().all(&known)) {
-            anyhow::bail!("source {:?} uses a stream that this run of the agent does not have: restart it", source.name);
+            anyhow::bail!(
+                "source {:?} uses a stream that this run of the agent does not have: restart it",
+                source.name
+            );
         }
         done.mqtt = self.mqtt.apply(&new, &self.metrics).await?;
         if self.config.kafka != new.kafka {

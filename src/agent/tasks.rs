@@ -48,7 +48,8 @@ impl SourceTasks {
     /// Makes what runs equal to what is configured: stops what is gone or changed, starts what is new or changed, leaves
     /// the rest alone. Returns how many were stopped and started.
     pub(super) async fn apply(&mut self, config: &Config, mqtt: Option<&config::Mqtt>) -> (usize, usize) {
-        let wanted: HashMap<&Name, &config::Source> = config.sources.iter().map(|source| (&source.name, source)).collect();
+        let wanted: HashMap<&Name, &config::Source> =
+            config.sources.iter().map(|source| (&source.name, source)).collect();
         let stale: Vec<Name> = self
             .running
             .iter()

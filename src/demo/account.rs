@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::scene::{Made, TOPIC};
 use crate::config::Kafka;
-use crate::kafka::account::Account;
 use crate::kafka::Consumer;
+use crate::kafka::account::Account;
 
 /// Longest wait for Kafka's answers while reading back.
 const READ_MAX: Duration = Duration::from_secs(20);
@@ -131,6 +131,10 @@ impl fmt::Display for Verdict {
                 self.found.low_watermark_max, self.found.partition_bytes_max, PARTITION_BYTES_MAX
             )?;
         }
-        writeln!(out, "{}", if self.is_clean() { "Nothing lost, nothing out of order." } else { "NOT CLEAN: see above." })
+        writeln!(
+            out,
+            "{}",
+            if self.is_clean() { "Nothing lost, nothing out of order." } else { "NOT CLEAN: see above." }
+        )
     }
 }

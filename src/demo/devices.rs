@@ -196,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_sensor_writes_whole_frames_to_whoever_opens_its_port() {
         let stop = CancellationToken::new();
-        let device = pms5003(Duration::from_millis(2), stop.clone()).unwrap();
+        let device = pms5003(Duration::from_millis(2), watch::Sender::new(true).subscribe(), stop.clone()).unwrap();
         let path = device.path.to_string_lossy().into_owned();
         let mut port = SerialStream::open(&tokio_serial::new(path, 9600)).unwrap();
         for sequence in 0..5_u16 {

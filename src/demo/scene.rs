@@ -117,7 +117,8 @@ listen = "127.0.0.1:0"
             air = particulates.path.display(),
             bootstrap = kafka.bootstrap(),
         );
-        let parsed = config::parse(&configuration, Path::new("demo.toml")).map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
+        let parsed =
+            config::parse(&configuration, Path::new("demo.toml")).map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
         let listener = Listener::start(parsed.mqtt.as_ref().context("the demo has an [mqtt] section")?).await?;
         Ok(Self {
             configuration,
@@ -135,9 +136,17 @@ listen = "127.0.0.1:0"
 
     /// Says what is about to happen, and shows the configuration it happens with.
     pub(super) fn introduce(&self, options: &Options) {
-        println!("Forebay demo: readings for {}, the uplink away for {} of it.", seconds(options.run), seconds(options.outage));
-        println!("Parts: an embedded MQTT broker (rumqttd), an embedded Kafka (librdkafka's mock cluster), a simulated GNSS");
-        println!("receiver and PMS5003 sensor on pseudo-terminals, a simulated Modbus plant on TCP. No server, no root.");
+        println!(
+            "Forebay demo: readings for {}, the uplink away for {} of it.",
+            seconds(options.run),
+            seconds(options.outage)
+        );
+        println!(
+            "Parts: an embedded MQTT broker (rumqttd), an embedded Kafka (librdkafka's mock cluster), a simulated GNSS"
+        );
+        println!(
+            "receiver and PMS5003 sensor on pseudo-terminals, a simulated Modbus plant on TCP. No server, no root."
+        );
         println!("\nThe configuration, as `forebay run` would read it:\n");
         for line in self.configuration.lines() {
             println!("    {line}");
@@ -158,7 +167,11 @@ listen = "127.0.0.1:0"
     /// Lets the devices talk once the agent has every port open, so that each frame has somebody to read it.
     pub(super) async fn start_devices(&self, agent: &Agent) -> anyhow::Result<()> {
         let all_up = || SOURCES.iter().all(|source| agent.metrics().source_up.get_or_create(&label(source)).get() == 1);
-        anyhow::ensure!(until(START_MAX, all_up).await, "the agent did not open all ports within {}", seconds(START_MAX));
+        anyhow::ensure!(
+            until(START_MAX, all_up).await,
+            "the agent did not open all ports within {}",
+            seconds(START_MAX)
+        );
         self.talking.send_replace(true);
         Ok(())
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config;
-use crate::metrics::{BySource, Metrics};
+use crate::metrics::Metrics;
 use crate::reading::{Envelope, Field, Name, Reading, Value};
 
 /// Readings of one round of the loop.
@@ -39,7 +39,6 @@ pub async fn run(
 async fn emit(name: Name, stream: Name, config: config::Simulated, hub: mpsc::Sender<Envelope>, metrics: Arc<Metrics>) {
     let mut devices: Vec<Device> = (0..config.devices).map(|index| Device::new(&name, index)).collect();
     let step = config.every.checked_div(config.devices).unwrap_or(config.every).max(Duration::from_nanos(1));
-    let readings_in = metrics.readings_in.get_or_create_owned(&BySource { source: name.to_string() });
     metrics.source_is_up(&name, true);
     let mut due = Instant::now();
     while !devices.is_empty() {
@@ -47,7 +46,6 @@ async fn emit(name: Name, stream: Name, config: config::Simulated, hub: mpsc::Se
             sleep_until(due).await;
             due += step;
             let reading = device.reading(&name, &stream, config.every, clock::boot_ns());
-            readings_in.inc();
             if hub.send(reading.into()).await.is_err() {
                 return;
             }

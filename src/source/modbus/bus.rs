@@ -13,7 +13,7 @@ use super::unit::{Answer, Change, Health, Poll, Unit};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{self, ModbusConnect};
-use crate::metrics::{BySource, Metrics};
+use crate::metrics::Metrics;
 use crate::reading::{Envelope, Name};
 
 /// First delay before a lost connection is opened again.
@@ -170,7 +170,6 @@ impl Bus {
             sleep(pause).await;
         }
         for reading in poll.readings(&self.name, &self.units[index].config) {
-            self.metrics.readings_in.get_or_create(&BySource { source: self.name.to_string() }).inc();
             if self.hub.send(reading.into()).await.is_err() {
                 return (Outcome::Closed, false);
             }
