@@ -63,7 +63,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Errors> {
     let file: Arc<Path> = path.into();
     match tree::parse(&file, text, &report) {
         Some(root) => assemble(&root, &[], &[file], Secrets::Skip, report),
-        None => Err(report.finish(&[file.clone()]).err().unwrap_or_else(|| never(&file))),
+        None => Err(report.finish(std::slice::from_ref(&file)).err().unwrap_or_else(|| never(&file))),
     }
 }
 

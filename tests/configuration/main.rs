@@ -1,5 +1,7 @@
 //! The configuration as a user meets it: what passes, what each mistake says and where, and the built binary.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which may stop where they stand
+
 mod command;
 mod includes;
 mod mistakes;
