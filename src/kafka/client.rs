@@ -81,6 +81,9 @@ pub enum SendError {
 /// Most notices kept between two polls: the client repeats itself, the newest say enough.
 const NOTICES_MAX: usize = 64;
 
+/// Events served by a poll that does not wait.
+const EVENTS_AT_ONCE: usize = 8;
+
 #[derive(Debug, Default)]
 struct Inbox {
     reports: Vec<Report>,
@@ -198,9 +201,13 @@ impl Producer {
         }
     }
 
-    /// Serves callbacks for `wait` (all of it; zero serves one event) and appends what they said.
+    /// Serves callbacks for `wait` (all of it; zero serves a few events at once) and appends what they said.
     pub fn poll(&self, wait: Duration, reports: &mut Vec<Report>, notices: &mut Vec<Notice>) {
-        self.inner.poll(wait);
+        // With no wait the library serves a single event; reports must not queue up behind its log lines.
+        let rounds = if wait.is_zero() { EVENTS_AT_ONCE } else { 1 };
+        for _ in 0..rounds {
+            self.inner.poll(wait);
+        }
         let mut inbox = self.inner.context().inbox();
         reports.append(&mut inbox.reports);
         notices.append(&mut inbox.notices);

@@ -1,5 +1,6 @@
 //! The uplink from a queue into the embedded Kafka: whole and in order, through outages and errors of every class.
 #![cfg(feature = "demo")]
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
