@@ -241,8 +241,7 @@ impl Driver {
     fn seal_group(&mut self, due: Due) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let mut shared = inner.lock();
-        // Marks must not be younger on disk than the records that bear them.
-        if shared.streams.iter().any(|stream| stream.marks_dirty) {
+        if shared.streams.iter().any(StreamState::has_new_marks) {
             drop(shared);
             self.save_cursors()?;
             shared = inner.lock();
@@ -421,7 +420,7 @@ impl Driver {
                 break;
             }
         }
-        let due = self.inner.lock().streams.iter().any(|stream| stream.cursor_is_due() || stream.marks_dirty);
+        let due = self.inner.lock().streams.iter().any(|stream| stream.cursor_is_due() || stream.has_new_marks());
         let saved = if due { self.save_cursors() } else { Ok(()) };
         outcome.and(saved).err().map(|error| error_text(&error))
     }

@@ -29,6 +29,8 @@ pub struct Platter {
     pub epochs_max: Option<usize>,
     /// Appends wait while this is set.
     pub stalled: bool,
+    /// Opening waits while this is set.
+    pub opening_held: bool,
     /// An append waits.
     pub waiting: bool,
     pub appended_blocks: usize,
@@ -46,12 +48,34 @@ impl Disk {
         out
     }
 
+    /// Keeps recovery from coming to an end until the guard is dropped.
+    pub fn hold(&self) -> HeldDisk {
+        self.with(|platter| platter.opening_held = true);
+        HeldDisk(self.clone())
+    }
+
+    fn wait_until_let_go(&self) {
+        let mut platter = self.0.0.lock().unwrap();
+        while platter.opening_held {
+            platter = self.0.1.wait(platter).unwrap();
+        }
+    }
+
     /// Blocks until an append is stuck in the stall.
     pub fn wait_until_stuck(&self) {
         let mut platter = self.0.0.lock().unwrap();
         while !platter.waiting {
             platter = self.0.1.wait(platter).unwrap();
         }
+    }
+}
+
+/// See [`Disk::hold`].
+pub struct HeldDisk(Disk);
+
+impl Drop for HeldDisk {
+    fn drop(&mut self) {
+        self.0.with(|platter| platter.opening_held = false);
     }
 }
 
@@ -173,6 +197,7 @@ pub fn start(disk: &Disk, settings: &Settings, clock: &Clock) -> (Queue, Arc<Met
     let (open, save) = (disk.clone(), disk.clone());
     let backend = Backend {
         open: Box::new(move || {
+            open.wait_until_let_go();
             let store = Box::new(MemoryStore(open.clone()));
             Ok(OpenedStore { store, quota_bytes: 1 << 20, lost: Vec::new() })
         }),
