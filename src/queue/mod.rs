@@ -21,6 +21,7 @@ pub mod epoch;
 pub mod error;
 pub mod lane;
 mod lock;
+mod open;
 mod peek;
 pub mod recovery;
 mod retention;
@@ -246,6 +247,15 @@ impl Drop for Handle {
 }
 
 impl Queue {
+    /// Opens the queue below the state directory: takes the lock, reads the state, counts the run up durably. Records
+    /// are taken from then on, while the store thread sweeps and recovers the blocks.
+    ///
+    /// # Errors
+    /// When another agent holds the directory, it cannot be read or written, or its format is another version's.
+    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        open::open(settings, metrics)
+    }
+
     /// Starts the queue on a block store and control state; [`Queue::open`] does it on disk. Pushes are taken at once,
     /// the store is opened by its own thread.
     ///
@@ -492,12 +502,5 @@ impl Queue {
             }
             shared = Inner::wait(&inner.progress, shared, Some(left));
         }
-    }
-}
-
-#[allow(unused_variables, clippy::missing_errors_doc, missing_docs)]
-impl Queue {
-    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        todo!()
     }
 }

@@ -422,7 +422,8 @@ impl Driver {
         }
         let due = self.inner.lock().streams.iter().any(|stream| stream.cursor_is_due() || stream.has_new_marks());
         let saved = if due { self.save_cursors() } else { Ok(()) };
-        outcome.and(saved).err().map(|error| error_text(&error))
+        let closed = self.with_store(|store| store.close());
+        outcome.and(saved).and(closed).err().map(|error| error_text(&error))
     }
 
     /// Counts a failure; says so once until the store works again.
