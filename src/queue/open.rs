@@ -22,8 +22,7 @@ type Control = Arc<Mutex<Option<(StateStore, State)>>>;
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
     let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
-    let lineage =
-        Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
+    let lineage = Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
     let run = begun.state_value.run;
     let streams = begun.state_value.streams.iter().map(control_of).collect();
     let control: Control = Arc::default();

@@ -189,18 +189,28 @@ fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
 
 /// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
 pub fn start(disk: &Disk, settings: &Settings, clock: &Clock) -> (Queue, Arc<Metrics>) {
+    let open = disk.clone();
+    start_on(disk, settings, clock, move || {
+        open.wait_until_let_go();
+        Ok(Box::new(MemoryStore(open.clone())))
+    })
+}
+
+/// The same on any block store; run and control state are kept by the double.
+pub fn start_on(
+    disk: &Disk,
+    settings: &Settings,
+    clock: &Clock,
+    mut open: impl FnMut() -> anyhow::Result<Box<dyn BlockStore>> + Send + 'static,
+) -> (Queue, Arc<Metrics>) {
     let (metrics, _) = Metrics::new();
     let (run, streams) = disk.with(|platter| {
         platter.run += 1;
         (platter.run, platter.controls.clone())
     });
-    let (open, save) = (disk.clone(), disk.clone());
+    let save = disk.clone();
     let backend = Backend {
-        open: Box::new(move || {
-            open.wait_until_let_go();
-            let store = Box::new(MemoryStore(open.clone()));
-            Ok(OpenedStore { store, quota_bytes: 1 << 20, lost: Vec::new() })
-        }),
+        open: Box::new(move || Ok(OpenedStore { store: open()?, quota_bytes: 1 << 20, lost: Vec::new() })),
         save: Box::new(move |controls| {
             save.with(|platter| {
                 platter.saves += 1;

@@ -8,6 +8,7 @@ use forebay::queue::{Limit, Pushed, Queue, Settings, StreamIndex};
 use forebay::reading::Position;
 use proptest::prelude::*;
 
+use super::ground::Ground;
 use super::memory::{Clock, Disk, settings, start};
 use super::{number, record};
 
@@ -55,6 +56,7 @@ struct Expected {
 }
 
 struct World {
+    ground: Ground,
     disk: Disk,
     clock: Clock,
     settings: Settings,
@@ -97,7 +99,7 @@ impl World {
     }
 
     fn reopen(&mut self) {
-        self.queue = start(&self.disk, &self.settings, &self.clock).0;
+        self.queue = self.ground.start(&self.disk, &self.settings, &self.clock);
         for stream in &mut self.streams {
             stream.in_flight.clear();
         }
@@ -168,8 +170,22 @@ impl World {
             assert_eq!((status.records, status.bytes), (0, 0));
         }
         self.queue.close().unwrap();
-        self.disk.with(|platter| assert_eq!(platter.epochs.len(), 0, "what is delivered leaves the disk"));
+        assert!(self.ground.is_empty(&self.disk, &self.settings.dir), "what is delivered leaves the disk");
     }
+}
+
+fn run(ground: Ground, steps: &[Step]) {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let streams = [("one", Durability::Window), ("two", Durability::Window), ("alarms", Durability::EveryRecord)];
+    let settings = settings(&streams, 1 << 20, dir.path());
+    let queue = ground.start(&disk, &settings, &clock);
+    let streams = (0..STREAMS).map(|_| Expected::default()).collect();
+    let mut world = World { ground, disk, clock, settings, queue, streams, numbers: 0 };
+    for step in steps {
+        world.apply(step);
+    }
+    world.finish();
 }
 
 proptest! {
@@ -177,17 +193,21 @@ proptest! {
 
     #[test]
     fn nothing_safe_is_lost_and_order_holds(steps in proptest::collection::vec(step(), 1..60)) {
-        let (disk, clock) = (Disk::default(), Clock::default());
-        let dir = tempfile::tempdir().unwrap();
-        let streams = [("one", Durability::Window), ("two", Durability::Window), ("alarms", Durability::EveryRecord)];
-        let settings = settings(&streams, 1 << 20, dir.path());
-        let (queue, _) = start(&disk, &settings, &clock);
-        let streams = (0..STREAMS).map(|_| Expected::default()).collect();
-        let mut world = World { disk, clock, settings, queue, streams, numbers: 0 };
-        for step in &steps {
-            world.apply(step);
-        }
-        world.finish();
+        run(Ground::Memory, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_on_append_only_segments(steps in proptest::collection::vec(step(), 1..40)) {
+        run(Ground::Segments, &steps);
+    }
+
+    #[test]
+    fn the_same_on_sled(steps in proptest::collection::vec(step(), 1..40)) {
+        run(Ground::Epochs, &steps);
     }
 }
 

@@ -120,7 +120,8 @@ impl BlockStore for SegmentStore {
     }
 
     fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
-        let done = |place: &Place| cursors.iter().any(|(n, next)| *n == place.header.stream && place.header.last < *next);
+        let done =
+            |place: &Place| cursors.iter().any(|(n, next)| *n == place.header.stream && place.header.last < *next);
         while let Some(index) = self.segments.iter().position(|segment| segment.blocks.iter().all(done)) {
             let removed = self.remove(index);
             self.io("remove", removed)?;
@@ -134,7 +135,11 @@ impl BlockStore for SegmentStore {
             let header = &place.header;
             let cursor = cursors.iter().find(|(name, _)| *name == header.stream).map_or(Position::ZERO, |(_, at)| *at);
             // Positions inside a block follow each other, but for what was dropped from memory.
-            let done = if cursor > header.last { u64::from(header.count) } else { cursor.max(header.first).seq() - header.first.seq() };
+            let done = if cursor > header.last {
+                u64::from(header.count)
+            } else {
+                cursor.max(header.first).seq() - header.first.seq()
+            };
             let records = u64::from(header.count).saturating_sub(done);
             dropped.push(Dropped { stream: header.stream.clone(), first: header.first, last: header.last, records });
         }
