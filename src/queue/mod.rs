@@ -44,7 +44,7 @@ use tokio::sync::watch;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
-pub use self::store_thread::{Backend, OpenedStore};
+pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
 use crate::metrics::{ByStreamAndReason, Metrics};

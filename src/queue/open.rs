@@ -10,7 +10,7 @@ use super::lane::Lanes;
 use super::lock::Lock;
 use super::recovery::{self, Begun, Lost};
 use super::state::{self, State, StateStore};
-use super::store_thread::{Backend, OpenedStore};
+use super::store_thread::{Backend, OpenStore, OpenedStore};
 use super::tail::StreamControl;
 use super::{Queue, Settings, Start};
 use crate::metrics::Metrics;
@@ -32,12 +32,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, O
 }
 
 /// Recovers at its first call; a later call only opens the blocks anew.
-fn opener(
-    dir: &Path,
-    begun: Begun,
-    control: Control,
-    metrics: Arc<Metrics>,
-) -> Box<dyn FnMut() -> anyhow::Result<OpenedStore> + Send> {
+fn opener(dir: &Path, begun: Begun, control: Control, metrics: Arc<Metrics>) -> OpenStore {
     let dir = dir.to_owned();
     let quota_bytes = begun.state_value.quota_bytes;
     let mut begun = Some(begun);

@@ -32,12 +32,17 @@ pub struct OpenedStore {
     pub lost: Vec<(crate::reading::Name, u64)>,
 }
 
+/// Opens the block store.
+pub type OpenStore = Box<dyn FnMut() -> anyhow::Result<OpenedStore> + Send>;
+/// Makes the control state durable.
+pub type SaveControl = Box<dyn FnMut(&[StreamControl]) -> anyhow::Result<()> + Send>;
+
 /// What the queue stands on. Everything in here runs on the store thread and is dropped when it ends.
 pub struct Backend {
     /// Sweeps, recovers and opens the blocks; called again once after the store panicked.
-    pub open: Box<dyn FnMut() -> anyhow::Result<OpenedStore> + Send>,
+    pub open: OpenStore,
     /// Makes lanes and marks of all streams durable.
-    pub save: Box<dyn FnMut(&[StreamControl]) -> anyhow::Result<()> + Send>,
+    pub save: SaveControl,
 }
 
 /// What there is to do.

@@ -151,7 +151,7 @@ impl StreamState {
         }
         self.marks.retain(|(at, _)| *at > through);
         let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= through) {
+        while let Some(entry) = self.pop_through(through) {
             self.tail_bytes -= entry.bytes;
             retired.records += 1;
             retired.tail_bytes += entry.bytes;
@@ -159,6 +159,12 @@ impl StreamState {
         }
         self.report_safe();
         retired
+    }
+
+    /// The oldest record of the tail, if it is not after `through`.
+    fn pop_through(&mut self, through: Position) -> Option<Entry> {
+        let oldest = self.tail.front()?.record.position;
+        if oldest <= through { self.tail.pop_front() } else { None }
     }
 
     /// Counts what an acknowledgement takes from the blocks.
@@ -324,7 +330,7 @@ impl StreamState {
     /// The group through `last` is durable: it leaves the tail. Gives what left.
     pub(super) fn sealed(&mut self, last: Position, bytes_on_disk: u64) -> Retired {
         let mut retired = Retired::default();
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= last) {
+        while let Some(entry) = self.pop_through(last) {
             self.tail_bytes -= entry.bytes;
             retired.records += 1;
             retired.tail_bytes += entry.bytes;
