@@ -21,7 +21,14 @@ type Control = Arc<Mutex<Option<(StateStore, State)>>>;
 
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
+    let boots = begun.state_value.boots.len();
+    let newest = begun.state_value.boots.last().cloned();
     let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
+    if (boots, newest.as_ref()) != (begun.state_value.boots.len(), begun.state_value.boots.last()) {
+        // Blocks name their boot by this index: it must not be given to another boot after a crash.
+        let saved = begun.state.save(&mut begun.state_value).map_err(std::io::Error::other);
+        saved.map_err(|error| OpenError::io("write state", &settings.dir, error))?;
+    }
     let lineage = Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
     let run = begun.state_value.run;
     let streams = begun.state_value.streams.iter().map(control_of).collect();
