@@ -345,8 +345,7 @@ impl BlockStore for EpochStore {
     }
 
     fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
-        let below =
-            |held: &Held| cursors.iter().any(|(stream, cursor)| *stream == held.stream && held.last < *cursor);
+        let below = |held: &Held| cursors.iter().any(|(stream, cursor)| *stream == held.stream && held.last < *cursor);
         let done = |epoch: &Epoch| epoch.totals.iter().all(below) && !rescue::has_newer(&epoch.dir);
         let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| done(epoch)).map(|(n, _)| *n).collect();
         numbers.into_iter().try_for_each(|number| self.remove_epoch(number))
@@ -366,12 +365,7 @@ impl BlockStore for EpochStore {
                 }
                 _ => u64::from(entry.count),
             };
-            dropped.push(Dropped {
-                stream: entry.stream.clone(),
-                first: entry.first(),
-                last: entry.last(),
-                records,
-            });
+            dropped.push(Dropped { stream: entry.stream.clone(), first: entry.first(), last: entry.last(), records });
         }
         Ok(dropped)
     }

@@ -164,8 +164,11 @@ impl StateStore {
         state.run = run;
         let path = self.queue_dir.join("run");
         disk::write_atomically(&path, &encode_run(run)).map_err(|error| OpenError::io("write", &path, error))?;
-        self.save(state)
-            .map_err(|error| OpenError::Io { what: "write state", path: self.queue_dir.clone(), source: std::io::Error::other(error) })
+        self.save(state).map_err(|error| OpenError::Io {
+            what: "write state",
+            path: self.queue_dir.clone(),
+            source: std::io::Error::other(error),
+        })
     }
 
     /// Writes the whole state and makes it durable; counts its generation up.

@@ -133,13 +133,15 @@ fn any_value() -> impl Strategy<Value = Value> {
 fn any_record() -> impl Strategy<Value = Record> {
     let stamp = (any::<u64>(), any::<i64>(), 0u8..6);
     let fields = proptest::collection::vec(("[a-z_]{1,12}", any_value()), 0..6);
-    (any::<u64>(), stamp, "[a-z]{0,6}", "[a-z]{0,6}", fields).prop_map(|(skipped, stamp, source, device, fields)| Record {
-        position: Position::ZERO,
-        skipped,
-        stamp: Stamp { boot_ns: stamp.0, wall_us: stamp.1, trust: Trust::from_u8(stamp.2) },
-        source: source.into(),
-        device: device.into(),
-        fields: fields.into_iter().map(|(name, value)| Field::new(name, value)).collect(),
+    (any::<u64>(), stamp, "[a-z]{0,6}", "[a-z]{0,6}", fields).prop_map(|(skipped, stamp, source, device, fields)| {
+        Record {
+            position: Position::ZERO,
+            skipped,
+            stamp: Stamp { boot_ns: stamp.0, wall_us: stamp.1, trust: Trust::from_u8(stamp.2) },
+            source: source.into(),
+            device: device.into(),
+            fields: fields.into_iter().map(|(name, value)| Field::new(name, value)).collect(),
+        }
     })
 }
 

@@ -117,7 +117,11 @@ impl EpochStore {
             // Its lack of a summary says that it is incomplete; the old generation stays in force.
             let _ = disk::bury(&dir);
         })?;
-        if quarantine { self.quarantine(&old_dir)? } else { disk::bury(&old_dir)? }
+        if quarantine {
+            self.quarantine(&old_dir)?
+        } else {
+            disk::bury(&old_dir)?
+        }
         self.metrics.queue_blocks_salvaged.inc_by(entries.len() as u64);
         tracing::info!(epoch = number, blocks = entries.len(), "epoch brought back from its raw bytes");
         let disk_bytes = disk::used_bytes(&dir, &|_| false);
@@ -176,7 +180,9 @@ fn frame_id(found: &Found<'_>) -> (u32, usize) {
 
 fn is_whole(database: &mut Database, entry: &Entry) -> bool {
     let value = get_block(database, entry.key).ok().flatten();
-    value.is_some_and(|bytes| !matches!(block::parse(&bytes), Err(ref error) if !matches!(error, block::FrameError::Newer { .. })))
+    value.is_some_and(
+        |bytes| !matches!(block::parse(&bytes), Err(ref error) if !matches!(error, block::FrameError::Newer { .. })),
+    )
 }
 
 /// A generation with everything durable; the summary, which says that it is complete, comes last.
