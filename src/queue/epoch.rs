@@ -1,1 +1,426 @@
+//! The block store on sled: one sequence of epochs, each a small sled database that is deleted or rewritten whole.
+//!
+//! One growing sled database writes everything several times, never gives space back and loses all that follows a bad
+//! byte. An epoch of a few MiB with trees of eight blocks writes each block once, is deleted by removing a directory,
+//! and bounds what any damage can reach. See `docs/queue-format.md`.
 
+pub(crate) mod database;
+mod rescue;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock};
+use super::disk::{self, Ballast};
+use super::lock::Lock;
+use super::recovery::Lost;
+use super::store::{BlockStore, Dropped, Held, StoreError};
+use super::summary::{self, Entry};
+use crate::metrics::{ByKind, Metrics};
+use crate::reading::{Name, Position};
+use database::Database;
+
+/// Blocks of one tree: sled consolidates, and so rewrites, a page at its tenth link.
+const TREE_BLOCKS: u64 = 8;
+/// Blocks of one epoch: 64 trees of eight.
+const EPOCH_BLOCKS_MAX: u64 = 512;
+/// What an append may take beside its blocks: sled's page headers, a new epoch's first pages, a summary.
+const APPEND_SLACK_BYTES: u64 = 256 * 1024;
+/// Databases kept open for reading.
+const READERS_MAX: usize = 2;
+const EPOCH_PREFIX: &str = "epoch-";
+
+/// One epoch as it is kept in memory: sums only, so that memory does not grow with the backlog.
+struct Epoch {
+    generation: u32,
+    dir: PathBuf,
+    totals: Vec<Held>,
+    disk_bytes: u64,
+    /// Its database was compared with its raw bytes in this life of the agent.
+    checked: bool,
+}
+
+struct Writer {
+    number: u64,
+    database: Database,
+    entries: Vec<Entry>,
+    bytes: u64,
+    new: bool,
+}
+
+/// Sealed blocks in epochs below `<state dir>/queue`. See [`BlockStore`].
+pub struct EpochStore {
+    state_dir: PathBuf,
+    queue_dir: PathBuf,
+    quota_bytes: u64,
+    epoch_bytes: u64,
+    ballast: Ballast,
+    epochs: BTreeMap<u64, Epoch>,
+    writer: Option<Writer>,
+    readers: Vec<(u64, Database)>,
+    /// The block index of the closed epoch read last.
+    index: Option<(u64, Vec<Entry>)>,
+    next_number: u64,
+    metrics: Arc<Metrics>,
+    lock: Option<Lock>,
+}
+
+impl EpochStore {
+    /// Opens the epochs below `state_dir`, bringing back what a crash or damage left.
+    pub(crate) fn open(
+        state_dir: &Path,
+        quota_bytes: u64,
+        metrics: Arc<Metrics>,
+        lock: Option<Lock>,
+    ) -> Result<Self, StoreError> {
+        let queue_dir = state_dir.join("queue");
+        let failed = |what| failure(what, &queue_dir);
+        std::fs::create_dir_all(&queue_dir).map_err(|error| failed("create")(error.into()))?;
+        disk::sync_dir(state_dir).map_err(|error| failed("fsync")(error.into()))?;
+        disk::sweep_dead(&queue_dir).map_err(|error| failed("sweep")(error.into()))?;
+        let mut store = Self {
+            state_dir: state_dir.to_owned(),
+            ballast: Ballast::new(&queue_dir, disk::ballast_bytes(quota_bytes)),
+            quota_bytes,
+            epoch_bytes: disk::epoch_bytes(quota_bytes),
+            epochs: BTreeMap::new(),
+            writer: None,
+            readers: Vec::new(),
+            index: None,
+            next_number: 1,
+            metrics,
+            lock: lock,
+            queue_dir: queue_dir.clone(),
+        };
+        store.load().map_err(failed("recover epochs"))?;
+        // Without the lock this is only a look, before the quota is known.
+        if store.lock.is_some()
+            && let Err(error) = store.ballast.ensure()
+        {
+            tracing::warn!(error = %error, "ballast cannot be made; a full disk will be harder to survive");
+        }
+        store.metrics.queue_quota_bytes.set(i64::try_from(quota_bytes).unwrap_or(i64::MAX));
+        Ok(store)
+    }
+
+    /// Closes the epoch that is written, so that the next start need not recover it.
+    ///
+    /// # Errors
+    /// When it cannot be synced; nothing that was durable before is lost by that.
+    pub fn close(&mut self) -> Result<(), StoreError> {
+        self.readers.clear();
+        let queue_dir = self.queue_dir.clone();
+        self.close_writer().map_err(failure("close epoch", &queue_dir))
+    }
+
+    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor.
+    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)]) -> Vec<Lost> {
+        let mut chain = super::recovery::Chain::new(cursors);
+        let numbers: Vec<u64> = self.epochs.keys().copied().collect();
+        for number in numbers {
+            for entry in self.read_entries(number) {
+                chain.follow(&entry);
+            }
+        }
+        chain.lost
+    }
+
+    /// The highest run of any block, for a state directory whose run counter was lost.
+    pub(crate) fn run_max(&self) -> Option<u32> {
+        self.held().iter().map(|held| held.last.run()).max()
+    }
+
+    fn read_entries(&self, number: u64) -> Vec<Entry> {
+        if let Some(writer) = self.writer.as_ref().filter(|writer| writer.number == number) {
+            return writer.entries.clone();
+        }
+        self.epochs.get(&number).and_then(|epoch| summary::read(&epoch.dir)).unwrap_or_default()
+    }
+
+    fn load_index(&mut self, number: u64) {
+        if self.index.as_ref().is_none_or(|(of, _)| *of != number) {
+            self.index = Some((number, self.read_entries(number)));
+        }
+    }
+
+    fn entries(&mut self, number: u64) -> &[Entry] {
+        if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
+            return self.writer.as_ref().map(|writer| writer.entries.as_slice()).unwrap_or_default();
+        }
+        self.load_index(number);
+        self.index.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default()
+    }
+
+    fn check_room(&self, needed_bytes: u64) -> Result<(), StoreError> {
+        let by_quota = self.quota_bytes.saturating_sub(self.disk_bytes());
+        let free_bytes = disk::free_bytes(&self.queue_dir)
+            .map_err(|error| failure("ask for free space", &self.queue_dir)(error.into()))?;
+        let left = by_quota.min(free_bytes.saturating_sub(disk::ballast_bytes(self.quota_bytes)));
+        if needed_bytes <= left {
+            return Ok(());
+        }
+        Err(StoreError::Full { needed_bytes, free_bytes: left, path: self.queue_dir.display().to_string() })
+    }
+
+    fn open_writer(&mut self) -> anyhow::Result<()> {
+        let number = self.next_number;
+        let dir = self.queue_dir.join(epoch_name(number, 0));
+        let database = Database::open(&dir, SEGMENT_BYTES)?;
+        // Never used again, also if the first append fails.
+        self.next_number += 1;
+        self.epochs.insert(number, Epoch { generation: 0, dir, totals: Vec::new(), disk_bytes: 0, checked: true });
+        self.writer = Some(Writer { number, database, entries: Vec::new(), bytes: 0, new: true });
+        Ok(())
+    }
+
+    /// Syncs and summarises the written epoch and lets go of it.
+    fn close_writer(&mut self) -> anyhow::Result<()> {
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let number = writer.number;
+        let closed = writer.sync().and_then(|()| {
+            let dir = &self.epochs[&number].dir;
+            Ok(summary::write(dir, &writer.entries)?)
+        });
+        if let Some(epoch) = self.epochs.get_mut(&number) {
+            epoch.totals = summary::totals(&writer.entries);
+            epoch.disk_bytes = disk::used_bytes(&epoch.dir, &|_| false);
+        }
+        if closed.is_err() {
+            self.writer = Some(writer);
+        }
+        closed
+    }
+
+    fn try_append(&mut self, blocks: &[SealedBlock]) -> anyhow::Result<()> {
+        for block in blocks {
+            let size = block.bytes.len();
+            anyhow::ensure!(size <= BLOCK_BYTES_MAX, "block of {size} bytes, limit is {BLOCK_BYTES_MAX}");
+            let full = |writer: &Writer| {
+                writer.bytes + size as u64 > self.epoch_bytes || writer.entries.len() as u64 >= EPOCH_BLOCKS_MAX
+            };
+            if self.writer.as_ref().is_some_and(full) {
+                self.close_writer()?;
+            }
+            if self.writer.is_none() {
+                self.open_writer()?;
+            }
+            if let Some(writer) = &mut self.writer {
+                writer.insert(block)?;
+            }
+        }
+        self.writer.as_mut().map_or(Ok(()), Writer::sync)?;
+        if let Some(writer) = &self.writer
+            && let Some(epoch) = self.epochs.get_mut(&writer.number)
+        {
+            epoch.totals = summary::totals(&writer.entries);
+        }
+        Ok(())
+    }
+
+    /// After a failed append the handle is dead: let go of it, make room if the disk is full after all, and bring the
+    /// epoch back from its raw bytes. The next append begins a new epoch.
+    fn give_up_writer(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        let number = writer.number;
+        drop(writer);
+        self.index = None;
+        self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "append" }).inc();
+        if disk::free_bytes(&self.queue_dir).is_ok_and(|free| free < disk::ballast_bytes(self.quota_bytes)) {
+            self.ballast.give_up();
+        }
+        if let Err(error) = self.rescue(number) {
+            tracing::error!(error = format!("{error:#}"), epoch = number, "epoch cannot be brought back now");
+        }
+    }
+
+    fn find(&mut self, number: u64, stream: &str, at: Position) -> Vec<Entry> {
+        let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
+        let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
+        found.sort_by_key(|entry| entry.first);
+        found
+    }
+
+    fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Option<SealedBlock>> {
+        let value = match &mut self.writer {
+            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
+            _ => get_block(self.reader(number)?, entry.key),
+        }?;
+        match value.as_deref().map(block::parse) {
+            Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
+                Ok(Some(block))
+            }
+            Some(Err(FrameError::Newer { version, .. })) => {
+                tracing::warn!(version, epoch = number, "block of a newer version is left for a newer agent");
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn reader(&mut self, number: u64) -> anyhow::Result<&mut Database> {
+        if let Some(at) = self.readers.iter().position(|(of, _)| *of == number) {
+            let reader = self.readers.remove(at);
+            self.readers.push(reader);
+        } else {
+            while self.readers.len() >= READERS_MAX {
+                self.readers.remove(0);
+            }
+            let database = self.open_checked(number)?;
+            self.readers.push((number, database));
+        }
+        let (_, database) = self.readers.last_mut().ok_or_else(|| anyhow::anyhow!("no reader"))?;
+        Ok(database)
+    }
+
+    fn remove_epoch(&mut self, number: u64) -> Result<(), StoreError> {
+        self.readers.retain(|(of, _)| *of != number);
+        if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
+            self.writer = None;
+        }
+        if self.index.as_ref().is_some_and(|(of, _)| *of == number) {
+            self.index = None;
+        }
+        let Some(epoch) = self.epochs.get(&number) else { return Ok(()) };
+        match disk::bury(&epoch.dir) {
+            Err(error) if epoch.dir.exists() => return Err(failure("remove epoch", &epoch.dir)(error.into())),
+            // Under its dead name it is swept at the next start, if not now.
+            Ok(()) | Err(_) => {}
+        }
+        self.epochs.remove(&number);
+        if let Err(error) = self.ballast.ensure() {
+            tracing::debug!(error = %error, "ballast cannot be made yet");
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    fn insert(&mut self, block: &SealedBlock) -> anyhow::Result<()> {
+        let key = self.entries.len() as u64;
+        self.database.insert(&tree_of(key), &key.to_be_bytes(), &block.bytes)?;
+        self.entries.push(Entry::new(key, &block.header, block.bytes.len()));
+        self.bytes += block.bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.new) { self.database.sync_new() } else { self.database.sync() }
+    }
+}
+
+impl BlockStore for EpochStore {
+    fn append(&mut self, blocks: &[SealedBlock]) -> Result<(), StoreError> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let block_bytes: u64 = blocks.iter().map(|block| block.bytes.len() as u64).sum();
+        self.check_room(block_bytes + block_bytes / 16 + APPEND_SLACK_BYTES)?;
+        let result = self.try_append(blocks);
+        if result.is_err() {
+            self.give_up_writer();
+        }
+        result.map_err(failure("append", &self.queue_dir))
+    }
+
+    fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError> {
+        let holds = |epoch: &Epoch| epoch.totals.iter().any(|held| &*held.stream == stream && held.last >= at);
+        let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| holds(epoch)).map(|(n, _)| *n).collect();
+        for number in numbers {
+            for entry in self.find(number, stream, at) {
+                match self.get(number, &entry) {
+                    Ok(Some(block)) => return Ok(Some(block)),
+                    Ok(None) => {
+                        self.metrics.queue_blocks_lost.inc();
+                        tracing::warn!(stream, epoch = number, first = %entry.first(), "block is damaged, skipped");
+                    }
+                    Err(error) => {
+                        self.readers.retain(|(of, _)| *of != number);
+                        return Err(failure("read", &self.queue_dir)(error));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+        let below = |held: &Held| cursors.iter().any(|(stream, cursor)| *stream == held.stream && held.last < *cursor);
+        let done = |epoch: &Epoch| epoch.totals.iter().all(below) && !rescue::has_newer(&epoch.dir);
+        let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| done(epoch)).map(|(n, _)| *n).collect();
+        numbers.into_iter().try_for_each(|number| self.remove_epoch(number))
+    }
+
+    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
+        let Some(number) = self.epochs.keys().next().copied() else { return Ok(Vec::new()) };
+        let mut dropped = Vec::new();
+        for entry in self.entries(number).to_vec() {
+            let cursor = cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
+            let records = match cursor {
+                Some(cursor) if entry.last() < cursor => 0,
+                Some(cursor) if entry.first() < cursor => {
+                    let block = self.get(number, &entry).map_err(failure("read", &self.queue_dir))?;
+                    let records = block.and_then(|block| block::open(&block).ok()).unwrap_or_default();
+                    records.iter().filter(|record| record.position >= cursor).count() as u64
+                }
+                _ => u64::from(entry.count),
+            };
+            dropped.push(Dropped { stream: entry.stream.clone(), first: entry.first(), last: entry.last(), records });
+        }
+        Ok(dropped)
+    }
+
+    fn drop_oldest(&mut self) -> Result<(), StoreError> {
+        let oldest = self.epochs.keys().next().copied();
+        oldest.map_or(Ok(()), |number| self.remove_epoch(number))
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let mut totals = Vec::new();
+        for held in self.epochs.values().flat_map(|epoch| &epoch.totals) {
+            summary::merge(&mut totals, held);
+        }
+        totals
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        EpochStore::close(self)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let writing = self.writer.as_ref().map(|writer| writer.number);
+        let epochs = self.epochs.iter().map(|(number, epoch)| {
+            if Some(*number) == writing { disk::used_bytes(&epoch.dir, &|_| false) } else { epoch.disk_bytes }
+        });
+        let outside = disk::used_bytes(&self.state_dir, &|name| name == "queue");
+        let beside = disk::used_bytes(&self.queue_dir, &|name| name.starts_with(EPOCH_PREFIX));
+        epochs.sum::<u64>() + outside + beside
+    }
+}
+
+/// Directory name of an epoch's generation.
+fn epoch_name(number: u64, generation: u32) -> String {
+    format!("{EPOCH_PREFIX}{number:010}.{generation}")
+}
+
+/// Inverse of [`epoch_name`].
+fn parse_name(name: &str) -> Option<(u64, u32)> {
+    let (number, generation) = name.strip_prefix(EPOCH_PREFIX)?.split_once('.')?;
+    Some((number.parse().ok()?, generation.parse().ok()?))
+}
+
+fn tree_of(key: u64) -> [u8; 8] {
+    (key / TREE_BLOCKS).to_be_bytes()
+}
+
+fn get_block(database: &mut Database, key: u64) -> anyhow::Result<Option<Vec<u8>>> {
+    database.get(&tree_of(key), &key.to_be_bytes())
+}
+
+fn failure(what: &'static str, path: &Path) -> impl Fn(anyhow::Error) -> StoreError + use<> {
+    let path = path.display().to_string();
+    move |source| StoreError::Failed { what, path: path.clone(), source }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -21,6 +21,7 @@ pub mod epoch;
 pub mod error;
 pub mod lane;
 mod lock;
+mod open;
 mod peek;
 pub mod recovery;
 mod retention;
@@ -32,8 +33,8 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod types;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -43,169 +44,19 @@ use tokio::sync::watch;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
-pub use self::store_thread::{Backend, OpenedStore};
+pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
+pub use self::types::{
+    Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
+};
 use crate::metrics::{ByStreamAndReason, Metrics};
-use crate::reading::{Field, Lineage, Name, Position, Record, Stamp};
+use crate::reading::{Lineage, Position, Record};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
 /// How long a caller waits for the store thread: longer than the watchdog allows a call.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(40);
-
-/// What the queue needs to know, from `[queue]`, `[[stream]]` and `[gateway]`.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The state directory; everything of the queue is below `<dir>/queue`.
-    pub dir: PathBuf,
-    /// The gateway id that new records bear.
-    pub gateway: Name,
-    /// `[queue]`
-    pub queue: crate::config::Queue,
-    /// `[[stream]]`; the order gives [`StreamIndex`].
-    pub streams: Vec<crate::config::Stream>,
-}
-
-/// A record on its way in.
-#[derive(Debug, Clone)]
-pub struct NewRecord {
-    /// When.
-    pub stamp: Stamp,
-    /// Which source.
-    pub source: Name,
-    /// About what.
-    pub device: Name,
-    /// Named values.
-    pub fields: Vec<Field>,
-}
-
-/// Index of a stream in [`Settings::streams`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamIndex(pub usize);
-
-/// What became of a pushed record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// It is in the tail.
-    Queued(Position),
-    /// Larger than `record_bytes_max`: counted and set aside.
-    SetAside,
-}
-
-/// Why a record was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// The tail budget is used up (the store is stalled or the disk is full).
-    #[error("tail is full: {used} bytes, limit is {limit}")]
-    TailFull {
-        /// Bytes in the tail.
-        used: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// There is no such stream.
-    #[error("stream number {stream} does not exist, there are {streams}")]
-    NoSuchStream {
-        /// The index given.
-        stream: usize,
-        /// How many there are.
-        streams: usize,
-    },
-    /// The queue is shut down.
-    #[error("queue is closed")]
-    Closed,
-}
-
-/// Records of one lineage, ascending.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// What they have in common.
-    pub lineage: Arc<Lineage>,
-    /// The records.
-    pub records: Vec<Record>,
-}
-
-/// How much to peek.
-#[derive(Debug, Clone, Copy)]
-pub struct Limit {
-    /// Most records.
-    pub records: usize,
-    /// Most bytes (of encoded records), at least one record is given.
-    pub bytes: usize,
-}
-
-/// A stream as it stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StreamStatus {
-    /// Its name.
-    pub name: Name,
-    /// Records not acknowledged.
-    pub records: u64,
-    /// Bytes.
-    pub bytes: u64,
-    /// Age of the oldest.
-    pub oldest_age: Option<Duration>,
-    /// Highest durable position.
-    pub durable: Option<Position>,
-    /// Highest contiguously acknowledged position.
-    pub acknowledged: Option<Position>,
-}
-
-/// The queue as it stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QueueStatus {
-    /// The queue's uuid.
-    pub queue: uuid::Uuid,
-    /// The run.
-    pub run: u32,
-    /// Streams in configured order.
-    pub streams: Vec<StreamStatus>,
-    /// Disk used.
-    pub disk_bytes: u64,
-    /// Quota.
-    pub quota_bytes: u64,
-    /// Largest age a record reached in memory before it was durable or acknowledged.
-    pub undurable_age_max: Duration,
-    /// Present age of the oldest record that is neither.
-    pub undurable_age: Duration,
-}
-
-/// Errors of reading, flushing and closing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PeekError {
-    /// The block store could not do it; what is in memory stays there.
-    #[error("block store: {reason}")]
-    Store {
-        /// Why.
-        reason: String,
-    },
-    /// The store thread did not answer.
-    #[error("block store did not answer within {waited_s} s")]
-    Stalled {
-        /// How long was waited.
-        waited_s: u64,
-    },
-    /// Too many reads wait already.
-    #[error("{waiting} reads wait for the block store, limit is {limit}")]
-    Busy {
-        /// Reads waiting.
-        waiting: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// There is no such stream.
-    #[error("stream number {stream} does not exist, there are {streams}")]
-    NoSuchStream {
-        /// The index given.
-        stream: usize,
-        /// How many there are.
-        streams: usize,
-    },
-    /// The queue is shut down.
-    #[error("queue is closed")]
-    Closed,
-}
 
 /// Where a queue takes up its life: what the control state said, after the run was counted up durably.
 pub struct Start {
@@ -246,6 +97,15 @@ impl Drop for Handle {
 }
 
 impl Queue {
+    /// Opens the queue below the state directory: takes the lock, reads the state, counts the run up durably. Records
+    /// are taken from then on, while the store thread sweeps and recovers the blocks.
+    ///
+    /// # Errors
+    /// When another agent holds the directory, it cannot be read or written, or its format is another version's.
+    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        open::open(settings, metrics)
+    }
+
     /// Starts the queue on a block store and control state; [`Queue::open`] does it on disk. Pushes are taken at once,
     /// the store is opened by its own thread.
     ///
@@ -492,12 +352,5 @@ impl Queue {
             }
             shared = Inner::wait(&inner.progress, shared, Some(left));
         }
-    }
-}
-
-#[allow(unused_variables, clippy::missing_errors_doc, missing_docs)]
-impl Queue {
-    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        todo!()
     }
 }

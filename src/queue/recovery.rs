@@ -1,1 +1,132 @@
+//! Opening a queue, in the one order that is safe: lock, state, run, epochs, and then what is missing.
+//!
+//! In two steps, because records may be accepted as soon as the run is bumped, while a damaged epoch is still rescued.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk;
+use super::epoch::EpochStore;
+use super::error::OpenError;
+use super::lock::Lock;
+use super::state::{State, StateStore};
+use super::summary::Entry;
+use crate::metrics::Metrics;
+use crate::reading::{Name, Position};
+
+/// A range of a stream that nothing explains: a block was there and is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The stream.
+    pub stream: Name,
+    /// Last position before it that is present; `None`: none is.
+    pub after: Option<Position>,
+    /// Last position of the missing block.
+    pub through: Position,
+}
+
+/// A queue that is locked, with its state read and its run bumped, but whose blocks have not been looked at.
+pub struct Begun {
+    /// The durable state's store.
+    pub state: StateStore,
+    /// The state, this run's number in it.
+    pub state_value: State,
+    dir: PathBuf,
+    lock: Lock,
+    metrics: Arc<Metrics>,
+}
+
+/// A queue ready for use.
+pub struct Opened {
+    /// The blocks.
+    pub store: EpochStore,
+    /// The durable state's store.
+    pub state: StateStore,
+    /// The state.
+    pub state_value: State,
+    /// What is missing, for the log and the counters.
+    pub lost: Vec<Lost>,
+}
+
+/// First step: locks `dir`, reads the state, bumps the run and makes that durable. Records may be accepted after it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Result<Begun, OpenError> {
+    let lock = Lock::take(dir)?;
+    let queue_dir = dir.join("queue");
+    std::fs::create_dir_all(&queue_dir).map_err(|error| OpenError::io("create", &queue_dir, error))?;
+    let (mut state, mut state_value, continued) = StateStore::load(dir)?;
+    let floor = if continued {
+        0
+    } else {
+        // The run counter may be gone with the state, and no position may be given twice: ask the blocks themselves.
+        let store = EpochStore::open(dir, disk::QUOTA_BYTES_MIN, metrics.clone(), None)?;
+        store.run_max().map_or(0, |run| run + 1)
+    };
+    let free = disk::free_bytes(dir).map_err(|error| OpenError::io("ask for free space", dir, error))?;
+    state_value.quota_bytes = match (quota_bytes, state_value.quota_bytes) {
+        (Some(configured), _) => configured.max(disk::QUOTA_BYTES_MIN),
+        (None, 0) => disk::default_quota_bytes(free),
+        (None, chosen) => chosen,
+    };
+    state.begin_run(&mut state_value, floor)?;
+    Ok(Begun { state, state_value, dir: dir.to_owned(), lock, metrics })
+}
+
+impl Begun {
+    /// Second step: sweeps, rescues what was not closed in order, and checks the chain of blocks.
+    ///
+    /// # Errors
+    /// When an epoch cannot be brought back for lack of space or by an I/O error; nothing is deleted then.
+    pub fn recover(self) -> Result<Opened, OpenError> {
+        let Self { state, state_value, dir, lock, metrics } = self;
+        let mut store = EpochStore::open(&dir, state_value.quota_bytes, metrics, Some(lock))?;
+        let lost = store.lost(&state_value.cursors());
+        for range in &lost {
+            tracing::error!(stream = %range.stream, after = ?range.after, through = %range.through, "records are lost");
+        }
+        Ok(Opened { store, state, state_value, lost })
+    }
+}
+
+/// Both steps at once.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Result<Opened, OpenError> {
+    begin(dir, quota_bytes, metrics)?.recover()
+}
+
+/// Follows each stream's blocks by their `prev_last`.
+pub(crate) struct Chain<'a> {
+    cursors: &'a [(Name, Position)],
+    present: Vec<(Name, Position)>,
+    pub(crate) lost: Vec<Lost>,
+}
+
+impl<'a> Chain<'a> {
+    pub(crate) fn new(cursors: &'a [(Name, Position)]) -> Self {
+        Self { cursors, present: Vec::new(), lost: Vec::new() }
+    }
+
+    /// The next block, in the order of the epochs.
+    pub(crate) fn follow(&mut self, entry: &Entry) {
+        let cursor = self.cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
+        let at = self.present.iter().position(|(stream, _)| *stream == entry.stream);
+        let after = at.map(|at| self.present[at].1);
+        if let Some(through) = entry.prev_last.map(Position::from_packed)
+            && cursor.is_some_and(|cursor| through >= cursor)
+            && after.is_none_or(|after| after < through)
+        {
+            self.lost.push(Lost { stream: entry.stream.clone(), after, through });
+        }
+        match at {
+            Some(at) => self.present[at].1 = self.present[at].1.max(entry.last()),
+            None => self.present.push((entry.stream.clone(), entry.last())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -104,4 +104,12 @@ pub trait BlockStore: Send {
 
     /// Bytes of disk in use, as the file system counts them.
     fn disk_bytes(&self) -> u64;
+
+    /// Leaves everything as a quick start wants it. Nothing durable depends on it.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    fn close(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -90,9 +90,9 @@ pub(super) struct StreamState {
     pub(super) tried_through: Option<Position>,
     /// The cursor as the control state has it.
     pub(super) cursor_durable: Position,
-    /// Marks changed since they were last made durable.
-    pub(super) marks_dirty: bool,
     marks: Vec<(Position, u64)>,
+    /// The marks as the control state has them.
+    marks_durable: Vec<(Position, u64)>,
     /// Highest position handed to the uplink in this run.
     handed_through: Option<Position>,
     handed: VecDeque<Handed>,
@@ -115,7 +115,7 @@ impl StreamState {
             sealing_through: None,
             disk: OnDisk::default(),
             tried_through: None,
-            marks_dirty: false,
+            marks_durable: control.skipped.clone(),
             marks: control.skipped,
             handed_through: None,
             handed: VecDeque::new(),
@@ -151,7 +151,7 @@ impl StreamState {
         }
         self.marks.retain(|(at, _)| *at > through);
         let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= through) {
+        while let Some(entry) = self.pop_through(through) {
             self.tail_bytes -= entry.bytes;
             retired.records += 1;
             retired.tail_bytes += entry.bytes;
@@ -159,6 +159,12 @@ impl StreamState {
         }
         self.report_safe();
         retired
+    }
+
+    /// The oldest record of the tail, if it is not after `through`.
+    fn pop_through(&mut self, through: Position) -> Option<Entry> {
+        let oldest = self.tail.front()?.record.position;
+        if oldest <= through { self.tail.pop_front() } else { None }
     }
 
     /// Counts what an acknowledgement takes from the blocks.
@@ -232,7 +238,6 @@ impl StreamState {
         if records == 0 {
             return;
         }
-        self.marks_dirty = true;
         let at = last.max(self.handed_through.unwrap_or_default()).next();
         let mut total = records;
         let full = self.marks.len() >= MARKS_MAX;
@@ -325,7 +330,7 @@ impl StreamState {
     /// The group through `last` is durable: it leaves the tail. Gives what left.
     pub(super) fn sealed(&mut self, last: Position, bytes_on_disk: u64) -> Retired {
         let mut retired = Retired::default();
-        while let Some(entry) = self.tail.pop_front_if(|entry| entry.record.position <= last) {
+        while let Some(entry) = self.pop_through(last) {
             self.tail_bytes -= entry.bytes;
             retired.records += 1;
             retired.tail_bytes += entry.bytes;
@@ -371,7 +376,7 @@ impl StreamState {
     /// This state is durable now.
     pub(super) fn saved(&mut self, control: &StreamControl) {
         self.cursor_durable = control.lanes.cursor();
-        self.marks_dirty = self.marks != control.skipped;
+        self.marks_durable.clone_from(&control.skipped);
     }
 
     /// A record of a group that went to disk did not fit any block and was set aside.
@@ -383,9 +388,17 @@ impl StreamState {
         self.mark(position, before_in_run(position), 1);
     }
 
-    /// Whether acknowledgements passed blocks since the cursor was last made durable.
+    /// Whether there are marks that a crash would lose: they must not be younger on disk than the records that bear them.
+    pub(super) fn has_new_marks(&self) -> bool {
+        self.marks.iter().any(|mark| !self.marks_durable.contains(mark))
+    }
+
+    /// Whether acknowledgements passed blocks or marks since the cursor was last made durable.
     pub(super) fn cursor_is_due(&self) -> bool {
-        self.lanes.cursor() > self.cursor_durable && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
+        let delivered_marks = self.marks_durable.iter().any(|mark| !self.marks.contains(mark));
+        delivered_marks
+            || self.lanes.cursor() > self.cursor_durable
+                && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
     }
 
     /// Tells the watchers the highest position below which nothing can be lost.

@@ -88,6 +88,9 @@ fn a_stalled_store_costs_the_oldest_unsealed_records_and_they_are_counted() {
         assert!(pushed < 10_000, "the tail has a limit");
     }
     assert!(queue.status().streams[0].bytes <= 64 * 1024);
+    assert!(!queue.store_failed());
+    clock.fetch_add(31_000_000_000, Ordering::SeqCst);
+    assert!(queue.store_failed(), "a call that takes longer than 30 s is for the supervisor");
     disk.with(|platter| platter.stalled = false);
     queue.flush().unwrap();
     let got = drain(&queue, ONE);
@@ -200,4 +203,42 @@ fn acknowledged_blocks_are_deleted_once_the_cursor_is_durable() {
     queue.close().unwrap();
     disk.with(|platter| assert_eq!((platter.epochs.len(), platter.saves), (0, 1)));
     assert!(matches!(queue.push(ONE, record(10)), Err(PushError::Closed)));
+}
+
+#[test]
+fn bytes_on_a_damaged_block_cost_that_block_only() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (queue, metrics) = start(&disk, &settings(&[("one", Durability::Window)], 1 << 20, dir.path()), &clock);
+    for n in 0..6 {
+        queue.push(ONE, record(n)).unwrap();
+        queue.flush().unwrap();
+    }
+    disk.with(|platter| {
+        let bytes = &mut platter.epochs[0][1].bytes;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+    });
+    let got: Vec<u64> = drain(&queue, ONE).iter().map(number).collect();
+    assert_eq!(got, [0, 2, 3, 4, 5]);
+    assert_eq!(metrics.queue_blocks_lost.get(), 1);
+}
+
+#[test]
+fn a_start_that_is_not_recovered_yet_takes_pushes_and_reads_wait_for_the_blocks() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(&[("one", Durability::Window)], 1 << 20, dir.path());
+    let (queue, _) = start(&disk, &settings, &clock);
+    queue.push(ONE, record(1)).unwrap();
+    queue.close().unwrap();
+    let gate = disk.hold();
+    let (queue, _) = start(&disk.clone(), &settings, &clock);
+    assert_eq!(queue.push(ONE, record(2)).unwrap(), Pushed::Queued(Position::new(2, 0)));
+    let reader = std::thread::spawn({
+        let queue = queue.clone();
+        move || drain(&queue, ONE).iter().map(number).collect::<Vec<_>>()
+    });
+    drop(gate);
+    assert_eq!(reader.join().unwrap(), [1, 2], "the older run comes first");
 }

@@ -1,9 +1,15 @@
-//! The queue against a simple model, on a block store double in memory: random pushes, reads, acknowledgements, flushes,
+//! The queue against a simple model, on a block store double in memory, on the append-only yardstick and on sled: random pushes, reads, acknowledgements, flushes,
 //! failures, restarts and crashes.
 
+#![allow(clippy::unwrap_used)] // helpers of tests; clippy only knows test functions
+
+mod disk;
 mod faults;
+mod ground;
 mod memory;
 mod model;
+#[path = "../yardstick/mod.rs"]
+mod yardstick;
 
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};

@@ -29,6 +29,8 @@ pub struct Platter {
     pub epochs_max: Option<usize>,
     /// Appends wait while this is set.
     pub stalled: bool,
+    /// Opening waits while this is set.
+    pub opening_held: bool,
     /// An append waits.
     pub waiting: bool,
     pub appended_blocks: usize,
@@ -46,12 +48,34 @@ impl Disk {
         out
     }
 
+    /// Keeps recovery from coming to an end until the guard is dropped.
+    pub fn hold(&self) -> HeldDisk {
+        self.with(|platter| platter.opening_held = true);
+        HeldDisk(self.clone())
+    }
+
+    fn wait_until_let_go(&self) {
+        let mut platter = self.0.0.lock().unwrap();
+        while platter.opening_held {
+            platter = self.0.1.wait(platter).unwrap();
+        }
+    }
+
     /// Blocks until an append is stuck in the stall.
     pub fn wait_until_stuck(&self) {
         let mut platter = self.0.0.lock().unwrap();
         while !platter.waiting {
             platter = self.0.1.wait(platter).unwrap();
         }
+    }
+}
+
+/// See [`Disk::hold`].
+pub struct HeldDisk(Disk);
+
+impl Drop for HeldDisk {
+    fn drop(&mut self) {
+        self.0.with(|platter| platter.opening_held = false);
     }
 }
 
@@ -165,17 +189,28 @@ fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
 
 /// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
 pub fn start(disk: &Disk, settings: &Settings, clock: &Clock) -> (Queue, Arc<Metrics>) {
+    let open = disk.clone();
+    start_on(disk, settings, clock, move || {
+        open.wait_until_let_go();
+        Ok(Box::new(MemoryStore(open.clone())))
+    })
+}
+
+/// The same on any block store; run and control state are kept by the double.
+pub fn start_on(
+    disk: &Disk,
+    settings: &Settings,
+    clock: &Clock,
+    mut open: impl FnMut() -> anyhow::Result<Box<dyn BlockStore>> + Send + 'static,
+) -> (Queue, Arc<Metrics>) {
     let (metrics, _) = Metrics::new();
     let (run, streams) = disk.with(|platter| {
         platter.run += 1;
         (platter.run, platter.controls.clone())
     });
-    let (open, save) = (disk.clone(), disk.clone());
+    let save = disk.clone();
     let backend = Backend {
-        open: Box::new(move || {
-            let store = Box::new(MemoryStore(open.clone()));
-            Ok(OpenedStore { store, quota_bytes: 1 << 20, lost: Vec::new() })
-        }),
+        open: Box::new(move || Ok(OpenedStore { store: open()?, quota_bytes: 1 << 20, lost: Vec::new() })),
         save: Box::new(move |controls| {
             save.with(|platter| {
                 platter.saves += 1;

@@ -44,6 +44,13 @@ pub(crate) fn context(compression: Compression) -> SealContext {
     }
 }
 
+#[test]
+#[ignore = "writes the sample; run by hand once per version"]
+fn write_sample() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/queue/block-v1.bin");
+    std::fs::write(path, sealed(&sample_records(20)).bytes).unwrap();
+}
+
 pub(crate) fn sealed(records: &[Record]) -> SealedBlock {
     seal(&context(Compression::Zstd), records).unwrap()
 }

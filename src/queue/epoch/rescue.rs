@@ -1,0 +1,206 @@
+//! Bringing epochs back: at a start, after a failed append, and when a closed epoch is read for the first time.
+//!
+//! sled cuts its log at the first bad byte when it opens it, and overwrites what follows. So an epoch that was not
+//! closed in order is never opened: its blocks are found by raw scan and written into a new generation, and only when
+//! that is durable does the old one go. An epoch that was closed is opened only if the raw scan finds every block of
+//! its summary.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::{Database, Epoch, EpochStore, epoch_name, get_block, parse_name, tree_of};
+use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
+use crate::queue::disk;
+use crate::queue::scan::{self, Found};
+use crate::queue::summary::{self, Entry};
+
+/// Old generations kept for a look at what happened.
+const QUARANTINE_EPOCHS_MAX: usize = 2;
+/// Most bytes of blocks that a rescue holds in memory: an epoch with room for what a crash may have doubled.
+const RESCUE_BYTES_MAX: usize = 16 << 20;
+/// Marks an epoch that holds blocks of a newer version; it is not deleted as done.
+const NEWER_MARK: &str = "newer-blocks";
+
+/// What a raw scan of an epoch found.
+#[derive(Default)]
+struct Frames {
+    blocks: Vec<SealedBlock>,
+    newer: Vec<Vec<u8>>,
+}
+
+pub(super) fn has_newer(epoch_dir: &Path) -> bool {
+    epoch_dir.join(NEWER_MARK).exists()
+}
+
+impl EpochStore {
+    /// Reads what epochs there are; those without a summary are rescued.
+    pub(super) fn load(&mut self) -> anyhow::Result<()> {
+        let mut generations = BTreeMap::<u64, Vec<u32>>::new();
+        for entry in std::fs::read_dir(&self.queue_dir)? {
+            if let Some((number, generation)) = parse_name(&entry?.file_name().to_string_lossy()) {
+                generations.entry(number).or_default().push(generation);
+            }
+        }
+        for (number, mut found) in generations {
+            found.sort_unstable();
+            let dir_of = |generation: &u32| self.queue_dir.join(epoch_name(number, *generation));
+            // A rewritten generation has its summary last: the highest with one is whole, a higher one is not.
+            let complete = found.iter().rev().find(|generation| summary::read(&dir_of(generation)).is_some());
+            let keep = *complete.unwrap_or(&found[0]);
+            for generation in found.iter().filter(|generation| **generation != keep) {
+                disk::bury(&dir_of(generation)).context("remove incomplete generation")?;
+            }
+            let dir = dir_of(&keep);
+            let entries = summary::read(&dir);
+            let totals = summary::totals(entries.as_deref().unwrap_or_default());
+            let disk_bytes = disk::used_bytes(&dir, &|_| false);
+            self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
+            self.next_number = number + 1;
+            if entries.is_none() {
+                self.rescue(number).with_context(|| format!("rescue epoch {number}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an epoch's whole blocks, by raw scan, into its next generation; an empty epoch is removed.
+    pub(super) fn rescue(&mut self, number: u64) -> anyhow::Result<()> {
+        let frames = self.scan_epoch(number)?;
+        self.rewrite(number, frames, false)
+    }
+
+    fn scan_epoch(&self, number: u64) -> anyhow::Result<Frames> {
+        let epoch = self.epochs.get(&number).context("no such epoch")?;
+        let mut frames = Frames::default();
+        let mut bytes = 0;
+        let mut seen = std::collections::HashSet::new();
+        let mut file = match File::open(epoch.dir.join("db")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(frames),
+            Err(error) => return Err(error).context("open for raw scan"),
+        };
+        scan::scan_file(&mut file, |_, found| {
+            let (Found::Block { bytes: frame, .. } | Found::Newer { bytes: frame, .. }) = &found;
+            if bytes + frame.len() > RESCUE_BYTES_MAX || !seen.insert(frame_id(&found)) {
+                return;
+            }
+            bytes += frame.len();
+            match found {
+                Found::Block { header, bytes } => frames.blocks.push(SealedBlock { header, bytes: bytes.to_vec() }),
+                Found::Newer { bytes, .. } => frames.newer.push(bytes.to_vec()),
+            }
+        })
+        .context("raw scan")?;
+        // sled writes a log in order, but reuses segments: the order of blocks is by position.
+        frames.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
+        Ok(frames)
+    }
+
+    /// Puts `frames` in the place of what the epoch was.
+    fn rewrite(&mut self, number: u64, frames: Frames, quarantine: bool) -> anyhow::Result<()> {
+        let (old_dir, generation) = match self.epochs.get(&number) {
+            Some(epoch) => (epoch.dir.clone(), epoch.generation + 1),
+            None => return Ok(()),
+        };
+        if frames.blocks.is_empty() && frames.newer.is_empty() {
+            self.epochs.remove(&number);
+            return if quarantine { self.quarantine(&old_dir) } else { Ok(disk::bury(&old_dir)?) };
+        }
+        let dir = self.queue_dir.join(epoch_name(number, generation));
+        if dir.exists() {
+            disk::bury(&dir)?;
+        }
+        let entries = write_generation(&dir, &frames).inspect_err(|_| {
+            // Its lack of a summary says that it is incomplete; the old generation stays in force.
+            let _ = disk::bury(&dir);
+        })?;
+        if quarantine {
+            self.quarantine(&old_dir)?
+        } else {
+            disk::bury(&old_dir)?
+        }
+        self.metrics.queue_blocks_salvaged.inc_by(entries.len() as u64);
+        tracing::info!(epoch = number, blocks = entries.len(), "epoch brought back from its raw bytes");
+        let disk_bytes = disk::used_bytes(&dir, &|_| false);
+        let totals = summary::totals(&entries);
+        self.epochs.insert(number, Epoch { generation, dir, totals, disk_bytes, checked: true });
+        self.index = None;
+        Ok(())
+    }
+
+    /// Opens a closed epoch for reading, once its raw bytes are known to hold what its summary names.
+    pub(super) fn open_checked(&mut self, number: u64) -> anyhow::Result<Database> {
+        let epoch = self.epochs.get(&number).context("no such epoch")?;
+        let dir = epoch.dir.clone();
+        if epoch.checked {
+            return Database::open(&dir, SEGMENT_BYTES);
+        }
+        let frames = self.scan_epoch(number)?;
+        let expected = summary::read(&dir).unwrap_or_default();
+        if frames.blocks.len() + frames.newer.len() >= expected.len()
+            && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
+            && expected.iter().all(|entry| is_whole(&mut database, entry))
+        {
+            if let Some(epoch) = self.epochs.get_mut(&number) {
+                epoch.checked = true;
+            }
+            return Ok(database);
+        }
+        let missing = expected.len().saturating_sub(frames.blocks.len() + frames.newer.len());
+        tracing::warn!(epoch = number, blocks_lost = missing, "epoch is damaged, its whole blocks are being rescued");
+        self.metrics.queue_blocks_lost.inc_by(missing as u64);
+        self.rewrite(number, frames, true)?;
+        let epoch = self.epochs.get(&number).context("no block of the epoch is whole")?;
+        Database::open(&epoch.dir, SEGMENT_BYTES)
+    }
+
+    /// Sets a damaged generation aside, where at most [`QUARANTINE_EPOCHS_MAX`] are kept.
+    fn quarantine(&self, dir: &Path) -> anyhow::Result<()> {
+        let quarantine = self.queue_dir.join("quarantine");
+        std::fs::create_dir_all(&quarantine)?;
+        let mut kept: Vec<_> = std::fs::read_dir(&quarantine)?.flatten().map(|entry| entry.path()).collect();
+        kept.sort_unstable();
+        for old in kept.iter().take((kept.len() + 1).saturating_sub(QUARANTINE_EPOCHS_MAX)) {
+            std::fs::remove_dir_all(old)?;
+        }
+        std::fs::rename(dir, quarantine.join(dir.file_name().context("epoch without a name")?))?;
+        disk::sync_dir(&quarantine)?;
+        Ok(disk::sync_dir(&self.queue_dir)?)
+    }
+}
+
+/// Identifies a frame among the copies that sled's log may hold of it.
+fn frame_id(found: &Found<'_>) -> (u32, usize) {
+    let (Found::Block { bytes, .. } | Found::Newer { bytes, .. }) = found;
+    (crc32c::crc32c(bytes), bytes.len())
+}
+
+fn is_whole(database: &mut Database, entry: &Entry) -> bool {
+    let value = get_block(database, entry.key).ok().flatten();
+    value.is_some_and(
+        |bytes| !matches!(block::parse(&bytes), Err(ref error) if !matches!(error, block::FrameError::Newer { .. })),
+    )
+}
+
+/// A generation with everything durable; the summary, which says that it is complete, comes last.
+fn write_generation(dir: &Path, frames: &Frames) -> anyhow::Result<Vec<Entry>> {
+    let mut database = Database::open(dir, SEGMENT_BYTES)?;
+    let mut entries = Vec::with_capacity(frames.blocks.len());
+    for (key, block) in (0u64..).zip(&frames.blocks) {
+        database.insert(&tree_of(key), &key.to_be_bytes(), &block.bytes)?;
+        entries.push(Entry::new(key, &block.header, block.bytes.len()));
+    }
+    for (key, frame) in (entries.len() as u64..).zip(&frames.newer) {
+        database.insert(&tree_of(key), &key.to_be_bytes(), frame)?;
+    }
+    database.sync_new()?;
+    drop(database);
+    if !frames.newer.is_empty() {
+        File::create(dir.join(NEWER_MARK))?.sync_all()?;
+    }
+    summary::write(dir, &entries)?;
+    Ok(entries)
+}

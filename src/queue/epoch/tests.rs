@@ -1,0 +1,295 @@
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+use crate::config::Compression;
+use crate::queue::block::tests::{context, records_from};
+use crate::queue::block::{SealContext, seal};
+use crate::reading::Record;
+use proptest::prelude::*;
+
+const QUOTA_BYTES: u64 = 16 << 20;
+const RECORDS: u64 = 40;
+
+pub(crate) fn open_store(dir: &Path) -> EpochStore {
+    let lock = Lock::take(dir).unwrap();
+    EpochStore::open(dir, QUOTA_BYTES, Metrics::new().0, Some(lock)).unwrap()
+}
+
+fn records_of(number: u64) -> Vec<Record> {
+    records_from(Position::new(1, number * RECORDS), RECORDS)
+}
+
+/// Block `number` of a stream, uncompressed, chained to the one before.
+pub(crate) fn block_of(stream: &str, number: u64) -> SealedBlock {
+    let prev_last = number.checked_sub(1).map(|before| Position::new(1, before * RECORDS + RECORDS - 1));
+    let context = SealContext { stream: stream.into(), prev_last, ..context(Compression::None) };
+    seal(&context, &records_of(number)).unwrap()
+}
+
+fn read_all(store: &mut EpochStore, stream: &str) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut at = Position::ZERO;
+    while let Some(block) = store.read(stream, at).unwrap() {
+        at = block.header.last.next();
+        records.extend(block::open(&block).unwrap());
+    }
+    records
+}
+
+fn expected(count: u64) -> Vec<Record> {
+    (0..count).flat_map(records_of).collect()
+}
+
+fn epoch_dirs(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.join("queue")).unwrap().map(|entry| entry.unwrap());
+    let mut dirs: Vec<PathBuf> =
+        entries.filter(|entry| parse_name(&entry.file_name().to_string_lossy()).is_some()).map(|e| e.path()).collect();
+    dirs.sort();
+    dirs
+}
+
+/// Drops the store without closing the epoch, as a crash does.
+fn crash(store: EpochStore) {
+    drop(store);
+}
+
+#[test]
+fn nothing_is_made_before_the_first_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(store.read("telemetry", Position::ZERO).unwrap(), None);
+    store.close().unwrap();
+    assert!(epoch_dirs(dir.path()).is_empty());
+}
+
+#[test]
+fn blocks_of_several_streams_and_epochs_come_back_after_close_and_after_a_crash() {
+    for closed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open_store(dir.path());
+        for number in 0..200 {
+            store.append(&[block_of("telemetry", number), block_of("alarms", number)]).unwrap();
+        }
+        assert!(store.epochs.len() > 2, "{} epochs", store.epochs.len());
+        assert_eq!(read_all(&mut store, "telemetry"), expected(200));
+        let held = store.held();
+        if closed {
+            store.close().unwrap();
+        }
+        crash(store);
+        let mut store = open_store(dir.path());
+        assert!(store.writer.is_none(), "a recovered epoch is never written again");
+        assert_eq!(store.held(), held);
+        assert_eq!(read_all(&mut store, "telemetry"), expected(200));
+        assert_eq!(read_all(&mut store, "alarms"), expected(200));
+        assert!(store.lost(&[("telemetry".into(), Position::ZERO)]).is_empty());
+        for epoch in epoch_dirs(dir.path()) {
+            let blobs = fs::read_dir(epoch.join("blobs")).map_or(0, Iterator::count);
+            assert_eq!(blobs, 0, "sled made blob files in {}", epoch.display());
+        }
+    }
+}
+
+#[test]
+fn done_epochs_go_and_what_is_not_done_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    for number in 0..200 {
+        store.append(&[block_of("telemetry", number)]).unwrap();
+    }
+    let (before, epochs) = (store.disk_bytes(), store.epochs.len());
+    let cursor = Position::new(1, 150 * RECORDS);
+    store.remove_done(&[("telemetry".into(), cursor)]).unwrap();
+    assert!(store.epochs.len() < epochs && store.disk_bytes() < before);
+    let block = store.read("telemetry", cursor).unwrap().unwrap();
+    assert_eq!(block.header.first, cursor);
+    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    assert!(epoch_dirs(dir.path()).is_empty());
+    store.append(&[block_of("telemetry", 200)]).unwrap();
+    assert_eq!(read_all(&mut store, "telemetry"), records_of(200));
+}
+
+#[test]
+fn at_the_quota_the_append_is_refused_and_dropping_the_oldest_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    let group: Vec<SealedBlock> = (0..64).map(|n| block_of("telemetry", n)).collect();
+    let error = loop {
+        match store.append(&group) {
+            Ok(()) => assert!(store.disk_bytes() <= QUOTA_BYTES),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    let cursor = Position::new(1, 10);
+    let dropped = store.oldest(&[("telemetry".into(), cursor)]).unwrap();
+    assert_eq!(dropped[0].records, RECORDS - 10, "records below the cursor are done");
+    assert_eq!(dropped[1].records, RECORDS);
+    while store.append(&group).is_err() {
+        store.drop_oldest().unwrap();
+    }
+    assert!(store.disk_bytes() <= QUOTA_BYTES);
+}
+
+#[test]
+fn a_dead_handle_costs_nothing_that_was_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    store.append(&[block_of("telemetry", 0)]).unwrap();
+    store.give_up_writer();
+    assert_eq!(read_all(&mut store, "telemetry"), expected(1));
+    store.append(&[block_of("telemetry", 1)]).unwrap();
+    assert_eq!(read_all(&mut store, "telemetry"), expected(2));
+}
+
+#[test]
+fn an_epoch_that_holds_nothing_is_removed_and_half_a_generation_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    store.append(&[block_of("telemetry", 0)]).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let queue = dir.path().join("queue");
+    fs::create_dir(queue.join(epoch_name(1, 1))).unwrap();
+    fs::create_dir(queue.join(epoch_name(2, 0))).unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(epoch_dirs(dir.path()), [queue.join(epoch_name(1, 0))]);
+    assert_eq!(read_all(&mut store, "telemetry"), expected(1));
+}
+
+/// Damages one epoch's log and says how many whole blocks a rescue may lose at most.
+fn flip(log: &Path, at: u64, length: usize, blocks: &[SealedBlock]) -> usize {
+    let bytes = fs::read(log).unwrap();
+    let at = at as usize % bytes.len();
+    let end = (at + length).min(bytes.len());
+    let mut hit = std::collections::HashSet::new();
+    scan_hits(&bytes, at, end, &mut hit);
+    let noise: Vec<u8> = bytes[at..end].iter().map(|byte| byte ^ 0x5A).collect();
+    fs::OpenOptions::new().write(true).open(log).unwrap().write_all_at(&noise, at as u64).unwrap();
+    assert!(hit.len() <= blocks.len());
+    hit.len()
+}
+
+fn scan_hits(bytes: &[u8], at: usize, end: usize, hit: &mut std::collections::HashSet<u64>) {
+    crate::queue::scan::scan(bytes, |offset, found| {
+        if let crate::queue::scan::Found::Block { header, bytes } = found {
+            let start = offset as usize;
+            if start < end && at < start + bytes.len() {
+                hit.insert(header.first.packed());
+            }
+        }
+    });
+}
+
+#[test]
+fn flipped_bytes_cost_at_most_the_blocks_they_hit() {
+    let origin = tempfile::tempdir().unwrap();
+    let blocks: Vec<SealedBlock> = (0..30).map(|n| block_of("telemetry", n)).collect();
+    let mut store = open_store(origin.path());
+    blocks.chunks(3).for_each(|group| store.append(group).unwrap());
+    let log_name = |dir: &Path| epoch_dirs(dir)[0].join("db");
+    crash(store);
+    // An epoch as a crash leaves it, without a summary; the copy is made before anything recovers it.
+    let crashed = fs::read(log_name(origin.path())).unwrap();
+    let all = expected(30);
+    let mut seed = 0x2545_F491_4F6C_DD1Du64;
+    for trial in 0..300 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let dir = tempfile::tempdir().unwrap();
+        let epoch = dir.path().join("queue").join(epoch_name(1, 0));
+        fs::create_dir_all(&epoch).unwrap();
+        fs::write(epoch.join("db"), &crashed).unwrap();
+        let hit = flip(&epoch.join("db"), seed % crashed.len() as u64, if trial % 2 == 0 { 1 } else { 4096 }, &blocks);
+        let mut store = open_store(dir.path());
+        let got = read_all(&mut store, "telemetry");
+        let right = |record: &Record| all.get(record.position.seq() as usize) == Some(record);
+        assert!(got.iter().all(right), "trial {trial}: a wrong record");
+        let missing = 30 - got.len() / RECORDS as usize;
+        assert!(missing <= hit, "trial {trial}: {missing} blocks missing, {hit} hit");
+    }
+}
+
+#[test]
+fn a_closed_epoch_that_is_damaged_later_gives_its_whole_blocks_and_reports_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    let blocks: Vec<SealedBlock> = (0..20).map(|n| block_of("telemetry", n)).collect();
+    store.append(&blocks).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let log = epoch_dirs(dir.path())[0].join("db");
+    let bytes = fs::read(&log).unwrap();
+    let mut offset_of_third = 0;
+    crate::queue::scan::scan(&bytes, |offset, found| {
+        if matches!(&found, crate::queue::scan::Found::Block { header, .. } if header.first == blocks[3].header.first) {
+            offset_of_third = offset;
+        }
+    });
+    flip(&log, offset_of_third + 200, 1, &blocks);
+    let mut store = open_store(dir.path());
+    let got = read_all(&mut store, "telemetry");
+    assert_eq!(got.len() as u64, 19 * RECORDS);
+    assert_eq!(store.metrics.queue_blocks_lost.get(), 1);
+    let lost = store.lost(&[("telemetry".into(), Position::ZERO)]);
+    assert_eq!(lost.len(), 1);
+    assert_eq!((lost[0].after, lost[0].through), (Some(blocks[2].header.last), blocks[3].header.last));
+    assert!(store.lost(&[("telemetry".into(), blocks[4].header.first)]).is_empty(), "below the cursor nothing is lost");
+    assert_eq!(fs::read_dir(dir.path().join("queue/quarantine")).unwrap().count(), 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8),
+    Close,
+    Crash,
+    Done(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..6).prop_map(Step::Append),
+        1 => Just(Step::Close),
+        1 => Just(Step::Crash),
+        1 => (0u64..30).prop_map(Step::Done),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn whatever_happens_appended_blocks_are_there_until_they_are_done(steps in proptest::collection::vec(any_step(), 1..25)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open_store(dir.path());
+        let (mut appended, mut done) = (0u64, 0u64);
+        for step in steps {
+            match step {
+                Step::Append(count) => {
+                    let group: Vec<SealedBlock> =
+                        (appended..appended + u64::from(count)).map(|n| block_of("telemetry", n)).collect();
+                    store.append(&group).unwrap();
+                    appended += u64::from(count);
+                }
+                Step::Close => store.close().unwrap(),
+                Step::Crash => {
+                    drop(store);
+                    store = open_store(dir.path());
+                }
+                Step::Done(count) => {
+                    done = appended.min(done + count);
+                    store.remove_done(&[("telemetry".into(), Position::new(1, done * RECORDS))]).unwrap();
+                }
+            }
+            let cursor = Position::new(1, done * RECORDS);
+            let mut at = cursor;
+            for number in done..appended {
+                let block = store.read("telemetry", at).unwrap().unwrap();
+                prop_assert_eq!(&block, &block_of("telemetry", number));
+                at = block.header.last.next();
+            }
+            prop_assert_eq!(store.read("telemetry", at).unwrap(), None);
+        }
+    }
+}

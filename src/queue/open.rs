@@ -1,0 +1,91 @@
+//! The queue on disk: lock, state and run at once; sweep and recovery of the blocks on the store thread, so that
+//! records are taken while a damaged epoch is still being rescued.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::epoch::EpochStore;
+use super::error::OpenError;
+use super::lane::Lanes;
+use super::lock::Lock;
+use super::recovery::{self, Begun, Lost};
+use super::state::{self, State, StateStore};
+use super::store_thread::{Backend, OpenStore, OpenedStore};
+use super::tail::StreamControl;
+use super::{Queue, Settings, Start};
+use crate::metrics::Metrics;
+use crate::reading::{Lineage, Name, Position};
+
+/// The control state between its store and the two closures that use it on the store thread.
+type Control = Arc<Mutex<Option<(StateStore, State)>>>;
+
+pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
+    let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
+    let boots = begun.state_value.boots.len();
+    let newest = begun.state_value.boots.last().cloned();
+    let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
+    if (boots, newest.as_ref()) != (begun.state_value.boots.len(), begun.state_value.boots.last()) {
+        // Blocks name their boot by this index: it must not be given to another boot after a crash.
+        let saved = begun.state.save(&mut begun.state_value).map_err(std::io::Error::other);
+        saved.map_err(|error| OpenError::io("write state", &settings.dir, error))?;
+    }
+    let lineage = Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
+    let run = begun.state_value.run;
+    let streams = begun.state_value.streams.iter().map(control_of).collect();
+    let control: Control = Arc::default();
+    let open = opener(&settings.dir, begun, Arc::clone(&control), Arc::clone(&metrics));
+    let backend = Backend { open, save: Box::new(move |streams| save(&control, streams)) };
+    Queue::start(settings, metrics, Start { lineage, run, streams, backend, clock: Arc::new(crate::clock::boot_ns) })
+}
+
+/// Recovers at its first call; a later call only opens the blocks anew.
+fn opener(dir: &Path, begun: Begun, control: Control, metrics: Arc<Metrics>) -> OpenStore {
+    let dir = dir.to_owned();
+    let quota_bytes = begun.state_value.quota_bytes;
+    let mut begun = Some(begun);
+    Box::new(move || {
+        let Some(begun) = begun.take() else {
+            let store = EpochStore::open(&dir, quota_bytes, Arc::clone(&metrics), Some(Lock::take(&dir)?))?;
+            return Ok(OpenedStore { store: Box::new(store), quota_bytes, lost: Vec::new() });
+        };
+        let opened = begun.recover()?;
+        *control.lock().unwrap_or_else(PoisonError::into_inner) = Some((opened.state, opened.state_value));
+        let lost = opened.lost.iter().map(records_lost).collect();
+        Ok(OpenedStore { store: Box::new(opened.store), quota_bytes, lost })
+    })
+}
+
+/// How many records a missing range held: exact inside one run, else those of the later run.
+fn records_lost(range: &Lost) -> (Name, u64) {
+    let first = range.after.filter(|after| after.run() == range.through.run()).map_or(0, |after| after.seq() + 1);
+    (Arc::clone(&range.stream), (range.through.seq() + 1).saturating_sub(first))
+}
+
+fn control_of(stream: &state::StreamState) -> StreamControl {
+    let position = Position::from_packed;
+    let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
+    let lanes = Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
+        // Sending again is the safe side.
+        let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
+        tracing::warn!(stream = %stream.name, %error, %cursor, "lanes in the state make no sense, one is used");
+        Lanes::from_cursor(cursor)
+    });
+    let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
+    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+}
+
+/// Writes the state with these streams; streams that are not configured any more keep what they had.
+fn save(control: &Control, streams: &[StreamControl]) -> anyhow::Result<()> {
+    let mut control = control.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((store, state)) = control.as_mut() else { anyhow::bail!("the state is not open: recovery failed") };
+    for stream in streams {
+        let lanes = stream.lanes.pairs().iter().map(|(next, end)| (next.packed(), end.packed())).collect();
+        let skipped = stream.skipped.iter().map(|(at, records)| (at.packed(), *records)).collect();
+        if let Some(known) = state.streams.iter_mut().find(|known| known.name == stream.stream) {
+            (known.lanes, known.skipped) = (lanes, skipped);
+        } else {
+            state.streams.push(state::StreamState { name: Arc::clone(&stream.stream), lanes, skipped, in_doubt: None });
+        }
+    }
+    store.save(state)
+}

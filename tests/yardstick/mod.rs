@@ -1,0 +1,182 @@
+//! The yardstick: the plainest durable store of blocks there is, append-only segment files with one `fdatasync` a group.
+//!
+//! Frames carry their own CRC32C, so a segment is frames one after the other, and opening is a scan. The tests run the
+//! queue on it as an oracle; benchmarks compare what the real store writes with what this one does.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forebay::queue::block::{self, SealedBlock};
+use forebay::queue::scan::{self, Found};
+use forebay::queue::store::{BlockStore, Dropped, Held, StoreError};
+use forebay::reading::{Name, Position};
+
+/// A segment is closed at this size.
+pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Where a block is.
+struct Place {
+    header: block::Header,
+    offset: u64,
+    bytes: usize,
+}
+
+struct Segment {
+    number: u64,
+    file: File,
+    bytes: u64,
+    blocks: Vec<Place>,
+}
+
+/// Segment files below a directory.
+pub struct SegmentStore {
+    dir: PathBuf,
+    segments: Vec<Segment>,
+    segment_bytes: u64,
+    quota_bytes: u64,
+    /// Bytes appended, for the comparison.
+    pub appended_bytes: u64,
+}
+
+impl SegmentStore {
+    /// Opens what is there; what is torn at the end of a segment is not found by the scan.
+    pub fn open(dir: &Path, segment_bytes: u64, quota_bytes: u64) -> std::io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let mut numbers: Vec<u64> = std::fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("segment-")?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        let segments = numbers.into_iter().map(|number| Segment::open(dir, number)).collect::<Result<_, _>>()?;
+        Ok(Self { dir: dir.to_owned(), segments, segment_bytes, quota_bytes, appended_bytes: 0 })
+    }
+
+    fn io<T>(&self, what: &'static str, outcome: std::io::Result<T>) -> Result<T, StoreError> {
+        let path = self.dir.display().to_string();
+        outcome.map_err(|error| StoreError::Failed { what, path, source: error.into() })
+    }
+
+    fn write(&mut self, blocks: &[SealedBlock]) -> std::io::Result<()> {
+        if self.segments.last().is_none_or(|segment| segment.bytes >= self.segment_bytes) {
+            let number = self.segments.last().map_or(0, |segment| segment.number + 1);
+            self.segments.push(Segment::open(&self.dir, number)?);
+            File::open(&self.dir)?.sync_all()?;
+        }
+        let Some(segment) = self.segments.last_mut() else { return Ok(()) };
+        for block in blocks {
+            segment.file.write_all(&block.bytes)?;
+            let place = Place { header: block.header.clone(), offset: segment.bytes, bytes: block.bytes.len() };
+            segment.blocks.push(place);
+            segment.bytes += block.bytes.len() as u64;
+            self.appended_bytes += block.bytes.len() as u64;
+        }
+        segment.file.sync_data()
+    }
+
+    fn remove(&mut self, index: usize) -> std::io::Result<()> {
+        let segment = self.segments.remove(index);
+        std::fs::remove_file(self.dir.join(format!("segment-{}", segment.number)))?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+impl Segment {
+    fn open(dir: &Path, number: u64) -> std::io::Result<Self> {
+        let path = dir.join(format!("segment-{number}"));
+        let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let (bytes, mut blocks) = (file.metadata()?.len(), Vec::new());
+        scan::scan_file(&mut &file, |offset, found| {
+            if let Found::Block { header, bytes } = found {
+                blocks.push(Place { header, offset, bytes: bytes.len() });
+            }
+        })?;
+        Ok(Self { number, file, bytes, blocks })
+    }
+}
+
+impl BlockStore for SegmentStore {
+    fn append(&mut self, blocks: &[SealedBlock]) -> Result<(), StoreError> {
+        let needed_bytes: u64 = blocks.iter().map(|block| block.bytes.len() as u64).sum();
+        let free_bytes = self.quota_bytes.saturating_sub(self.disk_bytes());
+        if needed_bytes > free_bytes {
+            return Err(StoreError::Full { needed_bytes, free_bytes, path: self.dir.display().to_string() });
+        }
+        let written = self.write(blocks);
+        self.io("append", written)
+    }
+
+    fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError> {
+        for segment in &self.segments {
+            let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= at;
+            if let Some(place) = segment.blocks.iter().find(mine) {
+                let mut bytes = vec![0; place.bytes];
+                self.io("read", segment.file.read_exact_at(&mut bytes, place.offset))?;
+                return Ok(Some(SealedBlock { header: place.header.clone(), bytes }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+        let done =
+            |place: &Place| cursors.iter().any(|(n, next)| *n == place.header.stream && place.header.last < *next);
+        while let Some(index) = self.segments.iter().position(|segment| segment.blocks.iter().all(done)) {
+            let removed = self.remove(index);
+            self.io("remove", removed)?;
+        }
+        Ok(())
+    }
+
+    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
+        let mut dropped = Vec::new();
+        for place in self.segments.first().iter().flat_map(|segment| &segment.blocks) {
+            let header = &place.header;
+            let cursor = cursors.iter().find(|(name, _)| *name == header.stream).map_or(Position::ZERO, |(_, at)| *at);
+            // Positions inside a block follow each other, but for what was dropped from memory.
+            let done = if cursor > header.last {
+                u64::from(header.count)
+            } else {
+                cursor.max(header.first).seq() - header.first.seq()
+            };
+            let records = u64::from(header.count).saturating_sub(done);
+            dropped.push(Dropped { stream: header.stream.clone(), first: header.first, last: header.last, records });
+        }
+        Ok(dropped)
+    }
+
+    fn drop_oldest(&mut self) -> Result<(), StoreError> {
+        if self.segments.is_empty() {
+            return Ok(());
+        }
+        let removed = self.remove(0);
+        self.io("remove", removed)
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let mut held: Vec<Held> = Vec::new();
+        for place in self.segments.iter().flat_map(|segment| &segment.blocks) {
+            let header = &place.header;
+            if let Some(known) = held.iter_mut().find(|held| held.stream == header.stream) {
+                known.last = known.last.max(header.last);
+                known.records += u64::from(header.count);
+                known.bytes += place.bytes as u64;
+                continue;
+            }
+            held.push(Held {
+                stream: header.stream.clone(),
+                first: header.first,
+                last: header.last,
+                records: u64::from(header.count),
+                bytes: place.bytes as u64,
+                oldest: (header.lineage.boot_index, Duration::from_nanos(header.boot_ns.0)),
+            });
+        }
+        held
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+}
