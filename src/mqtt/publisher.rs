@@ -161,7 +161,7 @@ pub fn spawn(
     let shared = Arc::new(Shared {
         gateway: gateway.clone(),
         template: config.topic.clone(),
-        status_topic: topics::status_topic(&config.topic, gateway),
+        status_topic: crate::config::status_topic(&config.topic, gateway),
         qos: config.qos,
         retain: config.retain,
         metrics,
