@@ -11,7 +11,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::{Database, Epoch, EpochStore, epoch_name, get_block, parse_name, tree_of};
+use super::database::Database;
+use super::writer::{epoch_name, get_block, parse_name, tree_of};
+use super::{Epoch, EpochStore};
 use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
 use crate::queue::scan::{self, Found};
