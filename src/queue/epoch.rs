@@ -129,17 +129,13 @@ impl EpochStore {
         self.epochs.get(&number).and_then(|epoch| summary::read(&epoch.dir)).unwrap_or_default()
     }
 
-    fn load_index(&mut self, number: u64) {
-        if self.index.as_ref().is_none_or(|(of, _)| *of != number) {
-            self.index = Some((number, self.read_entries(number)));
-        }
-    }
-
     fn entries(&mut self, number: u64) -> &[Entry] {
         if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
             return self.writer.as_ref().map(|writer| writer.entries.as_slice()).unwrap_or_default();
         }
-        self.load_index(number);
+        if self.index.as_ref().is_none_or(|(of, _)| *of != number) {
+            self.index = Some((number, self.read_entries(number)));
+        }
         self.index.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default()
     }
 
@@ -221,6 +217,9 @@ impl EpochStore {
         let number = writer.number;
         drop(writer);
         self.index = None;
+        if let Some(epoch) = self.epochs.get_mut(&number) {
+            epoch.checked = false;
+        }
         self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "append" }).inc();
         if self.is_disk_full() {
             self.ballast.give_up();

@@ -145,6 +145,18 @@ fn a_dead_handle_costs_nothing_that_was_durable() {
 }
 
 #[test]
+fn an_epoch_whose_rescue_failed_at_first_is_rescued_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    store.append(&[block_of("telemetry", 0), block_of("telemetry", 1)]).unwrap();
+    // What a failed append leaves behind when the disk has no room for the rescue.
+    drop(store.writer.take());
+    store.epochs.get_mut(&1).unwrap().checked = false;
+    assert_eq!(read_all(&mut store, "telemetry"), expected(2));
+    assert_eq!(epoch_dirs(dir.path()), [dir.path().join("queue").join(writer::epoch_name(1, 1))]);
+}
+
+#[test]
 fn an_epoch_that_holds_nothing_is_removed_and_half_a_generation_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open_store(dir.path());
