@@ -308,3 +308,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut newer = block_of("telemetry", 0).bytes;
+    newer[8] = 2;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[24..]);
+    newer[20..24].copy_from_slice(&sum.to_le_bytes());
+    let epoch = dir.path().join("queue").join(writer::epoch_name(1, 0));
+    fs::create_dir_all(&epoch).unwrap();
+    fs::write(epoch.join("db"), [newer.clone(), block_of("telemetry", 1).bytes].concat()).unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(read_all(&mut store, "telemetry"), records_of(1));
+    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    drop(store);
+    let log = fs::read(epoch_dirs(dir.path())[0].join("db")).unwrap();
+    assert!(log.windows(newer.len()).any(|window| window == newer));
+}
