@@ -1,6 +1,7 @@
 //! The command line: one file a command, exit codes, logging.
 
 mod check;
+mod consume;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod logging;
@@ -20,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
+  forebay consume --config /etc/forebay/forebay.toml  what arrived in Kafka, and what is missing
   FOREBAY_LOG=forebay::uplink=debug forebay run -c forebay.toml
 
 Exit codes:
@@ -29,7 +31,8 @@ Exit codes:
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
-  FOREBAY_LOG             which log lines: error, warn, info (default), debug, trace, also by module
+  FOREBAY_LOG             which log lines: error, warn (default of consume and demo), info (default of run),
+                          debug, trace, also by module
   CREDENTIALS_DIRECTORY   where password-credential looks (set by systemd)";
 
 /// Edge gateway agent: GNSS, serial sensors, Modbus and local MQTT into Kafka, through any outage.
@@ -46,6 +49,8 @@ enum Command {
     Run(ConfigFile),
     /// Check a configuration: every mistake at once, then what looks odd on this machine
     Check(check::CheckArguments),
+    /// Read topics back and account for every record: missing, repeated, out of order
+    Consume(consume::ConsumeArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -64,13 +69,17 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(file) => {
-            logging::start();
+            logging::start(logging::USUAL);
             run::run(&file.config)
         }
         Command::Check(arguments) => check::run(&arguments),
+        Command::Consume(arguments) => {
+            logging::start(logging::QUIET);
+            consume::run(&arguments)
+        }
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
-            logging::start();
+            logging::start(logging::DEMO);
             demo::run(arguments)
         }
     };

@@ -109,6 +109,11 @@ topic = "{TOPIC}"
 [kafka]
 brokers = ["{bootstrap}"]
 
+[kafka.properties]
+# The client waits ever longer between tries, up to 30 s: right for a fleet, too long for a short demonstration.
+"reconnect.backoff.ms" = 100
+"reconnect.backoff.max.ms" = 500
+
 [status]
 listen = "127.0.0.1:0"
 "#,
