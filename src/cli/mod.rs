@@ -4,6 +4,7 @@ mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod logging;
+mod queue;
 mod run;
 
 use std::path::PathBuf;
@@ -20,12 +21,14 @@ const EXAMPLES: &str = "\
 Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
+  forebay queue status --dir /var/lib/forebay         what waits for Kafka, also while the agent runs
   FOREBAY_LOG=forebay::uplink=debug forebay run -c forebay.toml
 
 Exit codes:
   0   ended as asked
   1   failed; the last line on standard error says why
   2   the command line is wrong
+  65, 66, 76, 77   see `forebay queue --help`
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
@@ -46,6 +49,8 @@ enum Command {
     Run(ConfigFile),
     /// Check a configuration: every mistake at once, then what looks odd on this machine
     Check(check::CheckArguments),
+    /// Look into the queue, beside a running agent or in a copy: status, list, peek, verify, export
+    Queue(queue::QueueArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -68,6 +73,7 @@ pub fn main() -> ExitCode {
             run::run(&file.config)
         }
         Command::Check(arguments) => check::run(&arguments),
+        Command::Queue(arguments) => queue::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
             logging::start();
