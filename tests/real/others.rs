@@ -1,0 +1,1 @@
+//! Mosquitto restarted, Modbus units of others, noise on a line, signals; Kafka is the witness throughout.
