@@ -102,7 +102,8 @@ impl Agent {
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics");
         let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        text.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        let values = text.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+        values.fold(0.0, |sum, value| sum + value)
     }
 
     /// Whether the source's port or connection is open, and how many readings it made.

@@ -39,6 +39,7 @@ fn steady() {
     });
     scene.wait_until_delivered(&agent);
     scene.demand_all(&agent);
+    assert_eq!(agent.metric("forebay_mqtt_dropped_total"), 0.0, "the local broker was not away");
     println!(
         "bytes written to flash {}, longest wait to be durable or sent {:.2} s, memory {} KiB",
         agent.metric("forebay_queue_written_bytes_total"),

@@ -77,7 +77,7 @@ impl Mosquitto {
         // session would make the broker, not the agent, lose messages.
         let settings = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\npersistence_location {}/\n\
-             autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\nlog_dest file {}/log\n",
+             max_queued_messages 0\nlog_dest file {}/log\n",
             dir.display(),
             dir.display()
         );
