@@ -37,6 +37,8 @@ pub struct StreamNow {
     pub durable: Option<u64>,
     /// Highest `seq` of this run up to which Kafka has acknowledged all.
     pub acknowledged: Option<u64>,
+    /// The same over all runs: run and `seq`.
+    pub acknowledged_at: Option<(u32, u64)>,
 }
 
 impl StreamNow {
@@ -84,8 +86,9 @@ impl Agent {
     pub fn streams(&self) -> Vec<StreamNow> {
         let status = self.status();
         let run = u32::try_from(status["queue"]["run"].as_u64().unwrap()).unwrap();
-        let of_this_run =
-            |at: &serde_json::Value| (at["run"].as_u64() == Some(u64::from(run))).then(|| at["seq"].as_u64()).flatten();
+        let place =
+            |at: &serde_json::Value| Some((u32::try_from(at["run"].as_u64()?).unwrap(), at["seq"].as_u64().unwrap()));
+        let of_this_run = |at: &serde_json::Value| place(at).filter(|(at_run, _)| *at_run == run).map(|(_, seq)| seq);
         let streams = status["streams"].as_array().unwrap().iter();
         let stream = |found: &serde_json::Value| StreamNow {
             name: found["name"].as_str().unwrap().to_owned(),
@@ -94,6 +97,7 @@ impl Agent {
             waiting: found["records"].as_u64().unwrap(),
             durable: of_this_run(&found["durable"]),
             acknowledged: of_this_run(&found["acknowledged"]),
+            acknowledged_at: place(&found["acknowledged"]),
         };
         streams.map(stream).collect()
     }

@@ -1,6 +1,6 @@
 //! Kafka, Mosquitto and Modbus units of others, each for one scenario; gone when dropped.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -185,11 +185,19 @@ impl ModbusUnits {
 
     fn start(kind: &str, place: &str) -> Self {
         let mut command = script("pymodbus-slave");
-        let mut child = command.args([kind, place]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // pymodbus dumps its traffic when a client leaves in the middle; that is of interest only if it does not start.
+        let mut complaints = tempfile::tempfile().unwrap();
+        command.args([kind, place]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(complaints.try_clone().unwrap()).spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        let address = ready.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("pymodbus-slave: {ready:?}"));
+        let Some(address) = ready.trim().strip_prefix("ready ") else {
+            let mut text = String::new();
+            complaints.rewind().unwrap();
+            complaints.read_to_string(&mut text).unwrap();
+            panic!("pymodbus-slave did not start (it needs python3-venv and a package index): {text}");
+        };
         Self { child, _stdin: stdin, address: address.to_owned() }
     }
 }
