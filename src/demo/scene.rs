@@ -61,13 +61,13 @@ impl Scene {
         let plant_listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the Modbus plant")?;
         let plant_address = plant_listener.local_addr()?;
         tokio::spawn(plant.serve_tcp(plant_listener, stop.clone()));
-        let configuration = configuration(&Places {
+        let configuration = configuration(&Addresses {
             state: state.path(),
-            gnss: &receiver.path,
-            air: &particulates.path,
-            plant_address,
+            receiver: &receiver.path,
+            particulates: &particulates.path,
+            plant: plant_address,
             mqtt_port,
-            bootstrap: kafka.bootstrap(),
+            bootstrap: &kafka.bootstrap(),
         });
         let parsed =
             config::parse(&configuration, Path::new("demo.toml")).map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
@@ -150,19 +150,19 @@ impl Scene {
 }
 
 /// Where the parts are.
-struct Places<'a> {
+struct Addresses<'a> {
     state: &'a Path,
-    gnss: &'a Path,
-    air: &'a Path,
-    plant_address: SocketAddr,
+    receiver: &'a Path,
+    particulates: &'a Path,
+    plant: SocketAddr,
     mqtt_port: u16,
-    bootstrap: String,
+    bootstrap: &'a str,
 }
 
-/// The configuration that names the parts, as a user would write it.
-fn configuration(places: &Places<'_>) -> String {
-    let Places { plant_address, mqtt_port, bootstrap, .. } = places;
-    let [state, gnss, air] = [places.state, places.gnss, places.air].map(Path::display);
+/// The configuration that names them, as a user would write it.
+fn configuration(at: &Addresses<'_>) -> String {
+    let Addresses { plant, mqtt_port, bootstrap, .. } = at;
+    let (state, receiver, particulates) = (at.state.display(), at.receiver.display(), at.particulates.display());
     format!(
         r#"[gateway]
 id = "demo"
@@ -172,19 +172,19 @@ tags = {{ site = "bench" }}
 [[source]]
 name = "position"
 type = "gnss"
-port = "{gnss}"
+port = "{receiver}"
 baud = 9600
 
 [[source]]
 name = "air"
 type = "serial"
-port = "{air}"
+port = "{particulates}"
 preset = "pms5003"
 
 [[source]]
 name = "plant"
 type = "modbus"
-connect = "tcp://{plant_address}"
+connect = "tcp://{plant}"
   [[source.unit]]
   id = 1
   device = "boiler"
@@ -212,9 +212,14 @@ topic = "{TOPIC}"
 [kafka]
 brokers = ["{bootstrap}"]
 
+[kafka.properties]
+# The client waits ever longer between tries, up to 30 s: right for a fleet, too long for a short demonstration.
+"reconnect.backoff.ms" = 100
+"reconnect.backoff.max.ms" = 500
+
 [status]
 listen = "127.0.0.1:0"
-"#
+"#,
     )
 }
 

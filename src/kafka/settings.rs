@@ -91,6 +91,13 @@ pub(super) fn connection_properties(kafka: &Kafka) -> Vec<(String, String)> {
     properties
 }
 
+/// Those of the user's properties that a reader needs too: how the brokers are reached, not how records are written.
+pub(super) fn connection_overrides(kafka: &Kafka) -> impl Iterator<Item = (String, String)> {
+    const PREFIXES: [&str; 7] = ["ssl.", "sasl.", "socket.", "broker.", "reconnect.", "connections.", "client."];
+    let concerns = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "https.ca.location";
+    kafka.properties.iter().filter(move |(name, _)| concerns(name)).map(|(name, value)| (name.clone(), value.clone()))
+}
+
 fn compression(compression: KafkaCompression) -> &'static str {
     match compression {
         KafkaCompression::None => "none",
