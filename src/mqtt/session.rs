@@ -84,7 +84,7 @@ impl Message {
 pub(crate) enum SessionError {
     /// The connection failed, was refused or broke.
     #[error(transparent)]
-    Connection(#[from] rumqttc::ConnectionError),
+    Connection(Box<rumqttc::ConnectionError>),
     /// A packet id came round while the broker still owes its acknowledgement.
     #[error("broker never acknowledged packet id {0}")]
     Unacknowledged(u16),
@@ -98,11 +98,20 @@ impl SessionError {
     pub fn kind(&self) -> &'static str {
         use rumqttc::ConnectionError::{ConnectionRefused, MqttState, NotConnAck};
         match self {
-            Self::Connection(ConnectionRefused(_)) => "refused",
-            Self::Connection(MqttState(rumqttc::StateError::Io(_))) => "connection",
-            Self::Connection(MqttState(_) | NotConnAck(_)) | Self::Unacknowledged(_) | Self::Request(_) => "protocol",
-            Self::Connection(_) => "connection",
+            Self::Connection(error) => match **error {
+                ConnectionRefused(_) => "refused",
+                MqttState(rumqttc::StateError::Io(_)) => "connection",
+                MqttState(_) | NotConnAck(_) => "protocol",
+                _ => "connection",
+            },
+            Self::Unacknowledged(_) | Self::Request(_) => "protocol",
         }
+    }
+}
+
+impl From<rumqttc::ConnectionError> for SessionError {
+    fn from(error: rumqttc::ConnectionError) -> Self {
+        Self::Connection(Box::new(error))
     }
 }
 
