@@ -97,14 +97,12 @@ impl SessionError {
     /// A short word for counters: `refused` (CONNACK says no), `connection`, `protocol`.
     pub fn kind(&self) -> &'static str {
         use rumqttc::ConnectionError::{ConnectionRefused, MqttState, NotConnAck};
-        match self {
-            Self::Connection(error) => match **error {
-                ConnectionRefused(_) => "refused",
-                MqttState(rumqttc::StateError::Io(_)) => "connection",
-                MqttState(_) | NotConnAck(_) => "protocol",
-                _ => "connection",
-            },
-            Self::Unacknowledged(_) | Self::Request(_) => "protocol",
+        let Self::Connection(error) = self else { return "protocol" };
+        match **error {
+            ConnectionRefused(_) => "refused",
+            MqttState(rumqttc::StateError::Io(_)) => "connection",
+            MqttState(_) | NotConnAck(_) => "protocol",
+            _ => "connection",
         }
     }
 }

@@ -5,7 +5,8 @@
 //! the broker's `max_inflight_messages` (Mosquitto: 20), and by [`WITHHELD_MAX`] against one that sets no bound. QoS 2 is
 //! asked for as QoS 1: redelivery makes a new reading either way.
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
+#[cfg(feature = "demo")]
 mod tests;
 mod withheld;
 

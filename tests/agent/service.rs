@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -24,7 +24,7 @@ impl Service {
         command.arg("run").arg("--config").arg(config).stderr(Stdio::piped()).env("NO_COLOR", "1");
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (to_test, log) = channel();
+        let (to_test, log) = sync_channel(1024);
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| to_test.send(line)));
         Self { child, log }
     }

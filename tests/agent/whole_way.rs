@@ -1,5 +1,7 @@
 //! The main job once: every kind of source, an outage in the middle, and the account of what came out at both ends.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,23 +37,21 @@ async fn listener(port: u16) -> (AsyncClient, Arc<AtomicU64>) {
     (client, seen)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn readings_of_every_source_reach_the_broker_and_through_an_outage_kafka() {
-    let ground = Ground::new();
-    let stop = CancellationToken::new();
-    let talking = watch::Sender::new(false);
-    let receiver = devices::gnss(Timestamp::now(), EVERY * 10, talking.subscribe(), stop.clone()).unwrap();
-    let sensor = devices::pms5003(EVERY, talking.subscribe(), stop.clone()).unwrap();
-    let mut lines = Wire::new();
-    let plant = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let plant_at = plant.local_addr().unwrap();
-    tokio::spawn(Plant::boiler().serve_tcp(plant, stop.clone()));
-    let (bus, _held, bus_path) = devices::pseudo_terminal().unwrap();
-    tokio::spawn(Plant::boiler().serve_rtu(bus, stop.clone()));
-    let mqtt = tokio::task::spawn_blocking(|| broker::start(0)).await.unwrap().unwrap();
-    let (client, published) = listener(mqtt).await;
+/// Where the parts are.
+struct Places<'a> {
+    mqtt: u16,
+    plant: SocketAddr,
+    bus: &'a Path,
+    receiver: &'a Path,
+    sensor: &'a Path,
+    lines: &'a Wire,
+}
 
-    let text = ground.with_kafka(&format!(
+/// One source of each kind.
+fn configuration(places: &Places<'_>) -> String {
+    let Places { mqtt, plant, .. } = places;
+    let [bus, receiver, sensor] = [places.bus, places.receiver, places.sensor].map(Path::display);
+    format!(
         r#"
 [mqtt]
 broker = "mqtt://127.0.0.1:{mqtt}"
@@ -68,7 +68,7 @@ preset = "pms5003"
 [[source]]
 name = "plant"
 type = "modbus"
-connect = "tcp://{plant_at}"
+connect = "tcp://{plant}"
   [[source.unit]]
   id = 1
   device = "boiler"
@@ -89,11 +89,34 @@ type = "mqtt"
 topics = ["sensors/+/data"]
 device = "{{topic.1}}"
 {csv}"#,
-        receiver = receiver.path.display(),
-        sensor = sensor.path.display(),
-        bus = bus_path.display(),
-        csv = lines.csv("lines", ""),
-    ));
+        csv = places.lines.csv("lines", "")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_of_every_source_reach_the_broker_and_through_an_outage_kafka() {
+    let ground = Ground::new();
+    let stop = CancellationToken::new();
+    let talking = watch::Sender::new(false);
+    let receiver = devices::gnss(Timestamp::now(), EVERY * 10, talking.subscribe(), stop.clone()).unwrap();
+    let sensor = devices::pms5003(EVERY, talking.subscribe(), stop.clone()).unwrap();
+    let mut lines = Wire::new();
+    let plant = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plant_at = plant.local_addr().unwrap();
+    tokio::spawn(Plant::boiler().serve_tcp(plant, stop.clone()));
+    let (bus, _held, bus_path) = devices::pseudo_terminal().unwrap();
+    tokio::spawn(Plant::boiler().serve_rtu(bus, stop.clone()));
+    let mqtt = tokio::task::spawn_blocking(|| broker::start(0)).await.unwrap().unwrap();
+    let (client, published) = listener(mqtt).await;
+
+    let text = ground.with_kafka(&configuration(&Places {
+        mqtt,
+        plant: plant_at,
+        bus: &bus_path,
+        receiver: &receiver.path,
+        sensor: &sensor.path,
+        lines: &lines,
+    }));
     let mut agent = start(&text).await;
     until_up(&agent, &SOURCES).await;
     talking.send_replace(true);
