@@ -22,7 +22,7 @@ use super::Context;
 use crate::config::{Mqtt, MqttSource, Payload};
 use crate::decode::payload;
 use crate::metrics::Metrics;
-use crate::mqtt::session::{self, Backoff, Driver, Event, Handle, Message, Options, SessionError};
+use crate::mqtt::session::{self, Driver, Event, Handle, Message, Options, SessionError};
 use crate::mqtt::topics;
 use crate::queue::StreamIndex;
 use crate::reading::{Envelope, Name, Position, Reading};
@@ -94,7 +94,7 @@ struct Around<'a> {
 
 impl Source<'_> {
     async fn serve(&mut self, mqtt: &Mqtt) {
-        let mut backoff = Backoff::new();
+        let mut backoff = session::backoff();
         let mut reported = false;
         while !self.context.stop.is_cancelled() {
             let mut since = None;
@@ -106,8 +106,8 @@ impl Source<'_> {
             {
                 backoff.reset();
             }
+            self.context.metrics.source_error(&self.name, "connection");
             if since.is_some() || !reported {
-                self.context.metrics.source_error(&self.name, "connection");
                 tracing::warn!(source = %self.name, %error, "subscription lost");
                 reported = true;
             }

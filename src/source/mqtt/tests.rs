@@ -1,4 +1,5 @@
 //! The source against the embedded broker: what it acknowledges, and when.
+#![allow(clippy::unwrap_used)] // a test module, which the lint does not see behind `all(test, ...)`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
