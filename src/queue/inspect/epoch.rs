@@ -49,8 +49,8 @@ pub struct EpochView {
     pub newer: Vec<Newer>,
     /// Blocks that its summary names and that are not whole in its bytes.
     pub(super) missing: Vec<Entry>,
-    /// Places where a block begins that is not whole, with a whole one after it.
-    pub broken: u64,
+    /// Offsets where a block begins that is not whole, with a whole one after it.
+    pub(super) broken: Vec<u64>,
     /// The last block is not whole: it is being written, or a crash or power cut came in between.
     pub unfinished: bool,
     /// Its bytes go on behind what is read of one epoch.
@@ -78,31 +78,50 @@ pub(super) fn look(files: &EpochFiles, on_bytes: &mut dyn FnMut(u64)) -> Result<
         blocks: Vec::new(),
         newer: Vec::new(),
         missing: Vec::new(),
-        broken: 0,
+        broken: Vec::new(),
         unfinished: false,
         oversize,
         file,
         path: path.clone(),
     };
     view.scan(on_bytes).map_err(failed)?;
+    if !view.closed && !view.broken.is_empty() {
+        // The agent may be writing it, in pieces and in any order: broken is only what is so twice.
+        let before = std::mem::take(&mut view.broken);
+        view.file.rewind().map_err(failed)?;
+        view.scan(&mut |_| {}).map_err(failed)?;
+        view.broken.retain(|start| before.contains(start));
+    }
+    view.missing = missing(expected.unwrap_or_default(), &view);
+    Ok(Some(view))
+}
+
+/// Which of a summary's entries have no whole block. Lists of at most some hundred members.
+fn missing(expected: Vec<Entry>, view: &EpochView) -> Vec<Entry> {
     let whole = |entry: &Entry| {
         view.blocks.iter().any(|block| block.header.stream == entry.stream && block.header.first == entry.first())
     };
-    // Both lists have at most some hundred members.
-    view.missing = expected.into_iter().flatten().filter(|entry| !whole(entry)).collect();
-    Ok(Some(view))
+    let mut missing: Vec<Entry> = expected.into_iter().filter(|entry| !whole(entry)).collect();
+    // A newer agent named its own blocks there; their headers say nothing to us, but their lengths do.
+    for newer in &view.newer {
+        if let Some(at) = missing.iter().position(|entry| entry.bytes as usize == newer.bytes) {
+            missing.remove(at);
+        }
+    }
+    missing
 }
 
 impl EpochView {
     fn scan(&mut self, on_bytes: &mut dyn FnMut(u64)) -> std::io::Result<()> {
         let mut newer = std::collections::HashMap::<u32, Newer>::new();
         let mut frames_end = 0;
-        let mut whole_starts = 0;
+        let mut whole_starts = std::collections::HashSet::new();
         let mut magics =
             Magics { inner: (&self.file).take(DATABASE_BYTES_MAX), offset: 0, tail: 0, starts: Vec::new(), on_bytes };
         let blocks = &mut self.blocks;
+        blocks.clear();
         scan::scan_file(&mut magics, |offset, found| {
-            whole_starts += 1;
+            whole_starts.insert(offset);
             match found {
                 Found::Block { header, bytes } => {
                     frames_end = offset + bytes.len() as u64;
@@ -114,8 +133,8 @@ impl EpochView {
                 }
             }
         })?;
-        let before_end = magics.starts.iter().filter(|start| **start < frames_end).count() as u64;
-        self.broken = before_end.saturating_sub(whole_starts);
+        let broken = magics.starts.iter().filter(|start| **start < frames_end && !whole_starts.contains(start));
+        self.broken = broken.copied().collect();
         self.unfinished = magics.starts.last().is_some_and(|start| *start >= frames_end);
         self.newer = newer.into_values().collect();
         self.newer.sort_unstable_by_key(|newer| (newer.version, newer.bytes));
@@ -127,7 +146,7 @@ impl EpochView {
 
     /// Blocks that were durable and are not whole, as far as headers and the summary say.
     pub fn damaged(&self) -> u64 {
-        self.broken.max(self.missing.len() as u64)
+        (self.broken.len() as u64).max(self.missing.len() as u64)
     }
 
     /// Reads a block's records.

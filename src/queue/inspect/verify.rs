@@ -77,7 +77,7 @@ impl<'a> Verifier<'a> {
             self.damaged(view.number, entry, "is not whole in the file".to_owned());
         }
         // A block that the summary names and that is damaged was also counted where it begins, if its magic survived.
-        let unnamed = view.broken.saturating_sub(missing.len() as u64);
+        let unnamed = (view.broken.len() as u64).saturating_sub(missing.len() as u64);
         if unnamed > 0 {
             self.find(Finding::Broken { epoch: view.number, blocks: unnamed });
         }
