@@ -1,7 +1,7 @@
 //! Wires the tasks, reloads them, and shuts them down in order.
 //!
 //! Start: queue (its run is bumped before anything can be pushed), MQTT, uplink, hub, sources, status. Stop, inside
-//! [`STOP_SECONDS_MAX`]: sources, hub (its inbox runs empty), a flush, uplink, MQTT, queue. So nothing that was accepted
+//! [`STOP_SECONDS_MAX`]: sources, hub (its inbox runs empty), a flush, uplink and MQTT, queue. So nothing that was accepted
 //! is lost, whichever side is away. [`run`] adds what a service needs around it: signals and systemd.
 
 mod reload;
@@ -157,8 +157,8 @@ impl Agent {
         if let Err(error) = flushed {
             tracing::error!(error = %error, "flush before the stop failed");
         }
-        self.uplink.stop().await;
-        self.mqtt.stop().await;
+        // Neither waits for the other; together they leave time for a slow disk.
+        tokio::join!(self.uplink.stop(), self.mqtt.stop());
         let queue = self.queue.clone();
         let closed = tokio::task::spawn_blocking(move || queue.close()).await?;
         if let Some(status) = self.status {
