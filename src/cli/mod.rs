@@ -5,6 +5,7 @@ mod consume;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod logging;
+mod queue;
 mod run;
 
 use std::path::PathBuf;
@@ -22,12 +23,14 @@ Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
   forebay consume --config /etc/forebay/forebay.toml  what arrived in Kafka, and what is missing
+  forebay queue status --dir /var/lib/forebay         what waits for Kafka, also while the agent runs
   FOREBAY_LOG=forebay::uplink=debug forebay run -c forebay.toml
 
 Exit codes:
   0   ended as asked
   1   failed; the last line on standard error says why
   2   the command line is wrong
+  65, 66, 76, 77   see `forebay queue --help`
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
@@ -51,6 +54,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Read topics back and account for every record: missing, repeated, out of order
     Consume(consume::ConsumeArguments),
+    /// Look into the queue, beside a running agent or in a copy: status, list, peek, verify, export
+    Queue(queue::QueueArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
             logging::start(logging::QUIET);
             consume::run(&arguments)
         }
+        Command::Queue(arguments) => queue::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
             logging::start(logging::DEMO);

@@ -61,7 +61,7 @@ impl Scene {
         let plant_listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the Modbus plant")?;
         let plant_address = plant_listener.local_addr()?;
         tokio::spawn(plant.serve_tcp(plant_listener, stop.clone()));
-        let configuration = configuration(&Places {
+        let configuration = configuration(&Addresses {
             state: state.path(),
             receiver: &receiver.path,
             particulates: &particulates.path,
@@ -149,8 +149,8 @@ impl Scene {
     }
 }
 
-/// Where the parts around the agent can be reached.
-struct Places<'a> {
+/// Where the parts are.
+struct Addresses<'a> {
     state: &'a Path,
     receiver: &'a Path,
     particulates: &'a Path,
@@ -159,8 +159,10 @@ struct Places<'a> {
     bootstrap: &'a str,
 }
 
-/// What a user would write for them.
-fn configuration(places: &Places<'_>) -> String {
+/// The configuration that names them, as a user would write it.
+fn configuration(at: &Addresses<'_>) -> String {
+    let Addresses { plant, mqtt_port, bootstrap, .. } = at;
+    let (state, receiver, particulates) = (at.state.display(), at.receiver.display(), at.particulates.display());
     format!(
         r#"[gateway]
 id = "demo"
@@ -218,12 +220,6 @@ brokers = ["{bootstrap}"]
 [status]
 listen = "127.0.0.1:0"
 "#,
-        state = places.state.display(),
-        receiver = places.receiver.display(),
-        particulates = places.particulates.display(),
-        plant = places.plant,
-        mqtt_port = places.mqtt_port,
-        bootstrap = places.bootstrap,
     )
 }
 
