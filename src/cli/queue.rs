@@ -29,14 +29,15 @@ const EXIT_VERSION: u8 = 76;
 const EXIT_PERMISSION: u8 = 77;
 
 const EXAMPLES: &str = "\
-Only what is durable is seen: records the agent has in memory are in no file, and the durable cursor may be up to
-1 MiB or 5 s behind what was delivered.
+Only what is durable is seen: records the agent has in memory are in no file,
+and the durable cursor may be up to 1 MiB or 5 s behind what was delivered.
 
 Examples:
-  forebay queue status                                    of /etc/forebay/forebay.toml, beside the agent
-  forebay queue --dir /mnt/card/var/lib/forebay verify    a card in another machine
+  forebay queue status                                 beside the agent
+  forebay queue --dir /mnt/var/lib/forebay verify      a card, elsewhere
   forebay queue peek --stream telemetry --limit 3
-  forebay queue export --from-time 2026-11-22T10:00:00Z --include-delivered --output readings.jsonl
+  forebay queue export --include-delivered --output readings.jsonl
+  forebay queue export --from-time 2026-11-22T10:00:00Z
 
 Exit codes:
   0    ended as asked

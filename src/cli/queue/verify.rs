@@ -31,8 +31,8 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
             writeln!(out, "{}", to_text(finding))?;
         }
     }
-    let findings = verdict.findings.len() as u64 + verdict.more;
-    let damaged = findings > 0 || !state_whole;
+    let findings = verdict.findings.len() as u64 + verdict.more + u64::from(!state_whole);
+    let damaged = findings > 0;
     if look.json {
         let line = json!({
             "finding": "summary", "ok": !damaged, "epochs": met.epochs, "epochs_vanished": met.vanished, "blocks": blocks,
