@@ -37,8 +37,6 @@ pub struct StreamNow {
     pub durable: Option<u64>,
     /// Highest `seq` of this run up to which Kafka has acknowledged all.
     pub acknowledged: Option<u64>,
-    /// The same over all runs: run and `seq`.
-    pub acknowledged_at: Option<(u32, u64)>,
 }
 
 impl StreamNow {
@@ -97,9 +95,13 @@ impl Agent {
             waiting: found["records"].as_u64().unwrap(),
             durable: of_this_run(&found["durable"]),
             acknowledged: of_this_run(&found["acknowledged"]),
-            acknowledged_at: place(&found["acknowledged"]),
         };
         streams.map(stream).collect()
+    }
+
+    /// Waits until the store is open: before that a start shows no backlog. Its directory is measured when it is.
+    pub fn wait_for_store(&self) {
+        wait_for("the store", START_MAX, || self.status()["queue"]["disk_bytes"].as_u64().filter(|bytes| *bytes > 0));
     }
 
     /// A metric's value, summed over its labels; 0 where it was never counted.

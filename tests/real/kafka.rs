@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::process::wait_for;
 use crate::scene::{Plant, Scene};
 
-/// Made-up vehicles of a scenario: 1000 readings a second.
-const VEHICLES: u32 = 50;
+/// Made-up vehicles of a scenario: 500 readings a second, which a debug build drains on a busy machine too.
+const VEHICLES: u32 = 25;
 
 /// Lets the scenario go on for a while. Time is what is being tested here: nothing is waited for.
 fn let_run(time: Duration) {
@@ -72,7 +72,7 @@ fn stopped_30s() {
     devices_speak(&plant);
     let_run(Duration::from_secs(30));
     let queued = waiting(&agent);
-    assert!(queued > 20_000, "only {queued} records wait after 30 s at 1000 a second");
+    assert!(queued > 10_000, "only {queued} records wait after 30 s at 500 a second");
     let back = Instant::now();
     scene.kafka.up();
     devices_speak(&plant);
@@ -118,7 +118,7 @@ fn frozen_20s() {
     scene.kafka.pause();
     let_run(Duration::from_secs(20));
     let queued = waiting(&agent);
-    assert!(queued > 10_000, "only {queued} records wait");
+    assert!(queued > 5_000, "only {queued} records wait");
     scene.kafka.resume();
     scene.wait_until_delivered(&agent);
     scene.demand_all(&agent);
@@ -163,11 +163,11 @@ fn agent_killed_in_outage() {
 fn agent_killed_in_drain() {
     let mut scene = Scene::new("kafka::agent_killed_in_drain");
     let plant = Plant::start(scene.dir());
-    scene.configure(&plant.sources(4 * VEHICLES), Some(&plant.mosquitto));
+    scene.configure(&plant.sources(8 * VEHICLES), Some(&plant.mosquitto));
     let agent = scene.agent();
     plant.wait_until_up(&agent);
     scene.kafka.stop();
-    wait_for("a backlog", Duration::from_secs(90), || (waiting(&agent) > 60_000).then_some(()));
+    wait_for("a backlog", Duration::from_secs(90), || (waiting(&agent) > 40_000).then_some(()));
     // The fleet falls silent, so that the drain is the faster side on any machine.
     scene.configure(&plant.sources(0), Some(&plant.mosquitto));
     agent.reload();
@@ -176,8 +176,7 @@ fn agent_killed_in_drain() {
     // Twice: the second drain begins where the first was cut off.
     let mut agent = agent;
     for cut in 1..=2 {
-        // A start shows no backlog before the store is open.
-        wait_for("the backlog", Duration::from_secs(10), || (waiting(&agent) > 15_000).then_some(()));
+        agent.wait_for_store();
         let backlog = waiting(&agent);
         wait_for("the drain", Duration::from_secs(100), || (waiting(&agent) + 3_000 < backlog).then_some(()));
         let left = waiting(&agent);
