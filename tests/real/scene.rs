@@ -222,14 +222,18 @@ impl Plant {
 
     /// The `[[source]]` tables; `vehicles` made-up ones say something 20 times a second each.
     pub fn sources(&self, vehicles: u32) -> String {
-        [
+        let mut sources = [
             gnss_source(&self.receiver),
             modbus_source("plc", &format!("tcp://{}", self.units.address), "telemetry"),
             modbus_source("bus", &format!("rtu://{}?baud=19200&parity=none", self.relay.near.display()), "alarms"),
             MQTT_SOURCE.to_owned(),
-            format!("[[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = {vehicles}\nevery = \"50ms\"\n"),
         ]
-        .concat()
+        .concat();
+        if vehicles > 0 {
+            let fleet = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\nevery = \"50ms\"\ndevices = ";
+            sources.push_str(&format!("{fleet}{vehicles}\n"));
+        }
+        sources
     }
 
     /// Waits until every source has a connection, then lets the receiver talk.

@@ -30,7 +30,10 @@ impl Kafka {
 
     /// Starts it again, with what it held, where it was.
     pub fn up(&mut self) {
-        self.bootstrap = output(script("kafka").arg("up").arg(&self.dir).arg("0")).trim().to_owned();
+        let mut up = script("kafka");
+        // Tests that are killed leave no node behind.
+        up.arg("up").arg(&self.dir).arg("0").env("FOREBAY_TEST_PID", std::process::id().to_string());
+        self.bootstrap = output(&mut up).trim().to_owned();
     }
 
     /// A clean shutdown.

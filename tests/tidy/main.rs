@@ -1,4 +1,5 @@
 //! The house rules that can be read off the text: who names which dependency, what is bounded, how long things get.
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint does not take for tests
 
 use std::collections::BTreeSet;
 use std::fs;
