@@ -97,8 +97,10 @@ impl Account {
         let stream = self.streams.entry(head.origin).or_default();
         let run = stream.runs.entry(head.run).or_default();
         let new = run.insert(head.seq);
-        if new && head.skipped > 0 {
-            run.skipped.insert(head.seq, head.skipped);
+        if head.skipped > 0 {
+            // Of several copies the later may know of more: what was set aside after the first was sent.
+            let most = run.skipped.entry(head.seq).or_default();
+            *most = head.skipped.max(*most);
         }
         let device = stream.devices.entry(head.device).or_default();
         if !new {
@@ -234,6 +236,12 @@ mod tests {
         let (_, stream) = account.streams().next().unwrap();
         assert_eq!(stream.missing(), [Missing { run: 1, first: 5, last: 8, unexplained: 3 }]);
         assert_eq!(stream.skipped(), 4);
+    }
+
+    #[test]
+    fn a_copy_may_explain_the_hole_before_it() {
+        let account = account(&[("a", 1, 0, 0), ("a", 1, 2, 0), ("a", 1, 2, 1)]);
+        assert_eq!((account.received(), account.missing(), account.repeated()), (2, 0, 1));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::clock::boot_ns;
 use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Report, SendError};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Limit, Queue, StreamIndex};
-use crate::reading::{Lineage, Record};
+use crate::reading::{Lineage, Position, Record};
 
 /// What one stream sends before an equal one has its turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -322,6 +322,7 @@ impl Drain<'_> {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
+                Event::SetAside(position, error) => self.set_aside(place, position, &error),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
             }
         }
@@ -330,6 +331,23 @@ impl Drain<'_> {
         if outlet.lane.take_rewound() {
             outlet.ready.clear();
         }
+    }
+
+    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
+    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
+        // At the end there is no time to wait for the store: it is found again after the next start.
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let outlet = &mut self.outlets[place];
+        let events = match self.queue.set_aside(outlet.index, position, error) {
+            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
+            Err(failed) => {
+                let reason = format!("poison record {position} ({error}) stays: {failed}");
+                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
+            }
+        };
+        self.follow(place, events);
     }
 
     fn connected(&mut self) {
@@ -366,10 +384,9 @@ impl Drain<'_> {
     fn client_lost(&mut self) {
         self.tokens.clear();
         self.rebuild = None;
-        for outlet in &mut self.outlets {
-            outlet.lane.client_lost();
-            outlet.lane.take_rewound();
-            outlet.ready.clear();
+        for place in 0..self.outlets.len() {
+            let events = self.outlets[place].lane.client_lost(boot_ns(), fastrand::f64());
+            self.follow(place, events);
         }
     }
 }

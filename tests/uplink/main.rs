@@ -13,7 +13,7 @@ use forebay::config::{Durability, Gateway, Kafka, KafkaCompression};
 use forebay::demo::kafka::EmbeddedKafka;
 use forebay::kafka::Consumer;
 use forebay::kafka::account::Account;
-use forebay::metrics::Metrics;
+use forebay::metrics::{ByStreamAndReason, Metrics};
 use forebay::queue::{NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Stamp, Trust, Value};
 use forebay::uplink::{Pace, Settings, Uplink};
@@ -39,12 +39,13 @@ struct Bench {
     metrics: Arc<Metrics>,
     settings: Settings,
     stop: CancellationToken,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
     fn new(streams: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("queue")).unwrap();
         let broker = EmbeddedKafka::start().unwrap();
         for stream in streams {
             broker.create_topic(stream, 1).unwrap();
@@ -71,7 +72,7 @@ impl Bench {
         };
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
         let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams, gateway };
-        Self { broker, kafka, queue, metrics, settings, stop: CancellationToken::new(), _dir: dir }
+        Self { broker, kafka, queue, metrics, settings, stop: CancellationToken::new(), dir }
     }
 
     fn push(&self, stream: usize, count: usize) {
@@ -84,6 +85,16 @@ impl Bench {
             };
             self.queue.push(StreamIndex(stream), record).unwrap();
         }
+    }
+
+    fn push_text(&self, stream: usize, text: String) {
+        let record = NewRecord {
+            stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_000_000, trust: Trust::Ntp },
+            source: "test".into(),
+            device: "device-0".into(),
+            fields: vec![Field::new("text", Value::Text(text.into()))],
+        };
+        self.queue.push(StreamIndex(stream), record).unwrap();
     }
 
     fn start(&self) -> Uplink {
@@ -206,6 +217,66 @@ fn a_held_stream_does_not_hold_the_other_and_loses_nothing() {
     bench.end(uplink);
     assert_whole(&bench.account("telemetry"), 100);
     assert_whole(&bench.account("alarms"), 100);
+}
+
+fn poison(bench: &Bench) -> u64 {
+    let label = ByStreamAndReason { stream: "telemetry".into(), reason: "poison" };
+    bench.metrics.records_set_aside.get_or_create(&label).get()
+}
+
+fn dead_letters(bench: &Bench) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(bench.dir.path().join("queue/dead-letter.jsonl")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_record_that_is_too_large_is_set_aside_and_the_stream_goes_on() {
+    let mut bench = Bench::new(&["telemetry"]);
+    bench.settings.kafka.properties.insert("message.max.bytes".into(), "4000".into());
+    bench.push(0, 100);
+    bench.push_text(0, "x".repeat(5_000));
+    bench.push_text(0, "y".repeat(5_000));
+    bench.push(0, 100);
+    let uplink = bench.start();
+    bench.drained(0);
+    wait_for("the end of the hold", || uplink.status().held.is_empty());
+    bench.end(uplink);
+    assert_eq!(poison(&bench), 2);
+    let letters = dead_letters(&bench);
+    assert_eq!((&letters[0]["seq"], &letters[1]["seq"]), (&100.into(), &101.into()));
+    assert_eq!(letters[0]["text"], "x".repeat(5_000));
+    assert!(letters[0]["error"].as_str().unwrap().contains("too large"), "{}", letters[0]["error"]);
+    assert_whole(&bench.account("telemetry"), 200);
+}
+
+#[test]
+fn a_record_the_broker_refuses_is_set_aside() {
+    let bench = Bench::new(&["telemetry"]);
+    let uplink = bench.start();
+    bench.broker.fail_produce(&[INVALID_RECORD]);
+    bench.push(0, 1);
+    bench.drained(0);
+    bench.push(0, 10);
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!((poison(&bench), dead_letters(&bench).len()), (1, 1));
+    assert_whole(&bench.account("telemetry"), 10);
+}
+
+#[test]
+fn too_many_refused_records_are_held_and_none_is_lost() {
+    let mut bench = Bench::new(&["telemetry"]);
+    bench.settings.kafka.properties.insert("message.max.bytes".into(), "4000".into());
+    for _ in 0..25 {
+        bench.push_text(0, "x".repeat(5_000));
+    }
+    let uplink = bench.start();
+    wait_for("the hold", || !uplink.status().held.is_empty());
+    let (_, reason) = uplink.status().held.swap_remove(0);
+    assert!(reason.starts_with("more than 20 of the last 1000"), "{reason}");
+    assert_eq!((poison(&bench), dead_letters(&bench).len()), (20, 20));
+    assert_eq!(bench.queue.status().streams[0].records, 5);
+    bench.end(uplink);
 }
 
 #[test]
