@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
-use super::settings::producer_properties;
+use super::settings::{Refusal, producer_properties};
 use crate::config::Kafka;
 
 /// The client could not be made.
@@ -169,8 +169,10 @@ impl Producer {
     ///
     /// # Errors
     /// A property is unknown, out of range or contradicts another, or a certificate cannot be loaded.
-    pub fn new(kafka: &Kafka, streams: usize) -> Result<Self, ClientError> {
-        let inner = client_config(&producer_properties(kafka, streams))?
+    pub fn new(kafka: &Kafka, streams: usize, refusal: Refusal) -> Result<Self, ClientError> {
+        let mut properties = producer_properties(kafka, streams);
+        properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let inner = client_config(&properties)?
             .create_with_context(Context::default())
             .map_err(|error| ClientError::Creation(error.to_string()))?;
         Ok(Self { inner })
@@ -182,7 +184,7 @@ impl Producer {
     /// As [`Producer::new`].
     pub fn check(kafka: &Kafka, streams: usize) -> Result<(), ClientError> {
         let offline = Kafka { brokers: Vec::new(), ..kafka.clone() };
-        Self::new(&offline, streams).map(drop)
+        Self::new(&offline, streams, Refusal::Stops).map(drop)
     }
 
     /// Hands a record to the client; copies it. Does not wait.

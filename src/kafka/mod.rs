@@ -11,5 +11,5 @@ mod settings;
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Received};
 pub use error::{Class, Failure};
-pub(crate) use settings::IN_FLIGHT_RECORDS_MAX;
-pub use settings::{owned_property, producer_properties};
+pub(crate) use settings::{CAREFUL_BYTES_MAX, IN_FLIGHT_RECORDS_MAX};
+pub use settings::{Refusal, owned_property, producer_properties};

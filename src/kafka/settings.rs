@@ -18,13 +18,43 @@ const CLIENT_RECORDS_MAX: usize = 40_000;
 /// Largest batch: 256 KiB leaves a 128 kbit/s link inside the socket timeout, and is enough for full compression.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// How long a careful client gathers: all records that are handed over in one go are to be one batch.
+const CAREFUL_LINGER: Duration = Duration::from_millis(100);
+/// Most bytes handed to a careful client in one go: with the client's overhead they still are one batch.
+pub(crate) const CAREFUL_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
+
+/// What the client does when Kafka refuses a batch for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It stops. The batches behind are refused by the broker as out of sequence or were not sent, so none of them
+    /// overtakes the records that have to be sent again.
+    Stops,
+    /// It goes on: for a stream that is sent one batch at a time, while a record is isolated or a hold is probed.
+    /// Streams that flow beside it go on as well, but lose their order if they are refused in this time.
+    Careful,
+}
+
+impl Refusal {
+    /// The properties that make it so, to be set after all others.
+    pub(super) fn properties(self, kafka: &Kafka) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Stops => vec![("enable.gapless.guarantee", "true".into())],
+            Self::Careful => vec![
+                ("linger.ms", kafka.linger.max(CAREFUL_LINGER).as_millis().to_string()),
+                ("batch.size", BATCH_BYTES_MAX.to_string()),
+                ("batch.num.messages", "10000".into()),
+            ],
+        }
+    }
+}
+
 /// Properties that the agent sets itself, and why the user may not.
 const OWNED: [(&str, &str); 20] = [
     ("bootstrap.servers", "set brokers in [kafka]"),
     ("metadata.broker.list", "set brokers in [kafka]"),
     ("client.id", "it is the gateway id"),
     ("enable.idempotence", "order across retries depends on it"),
-    ("enable.gapless.guarantee", "gaps are closed by sending again from the queue"),
+    ("enable.gapless.guarantee", "order across refused batches depends on it"),
     ("acks", "a record leaves the queue only when all in-sync replicas have it"),
     ("request.required.acks", "a record leaves the queue only when all in-sync replicas have it"),
     ("message.timeout.ms", "a local timeout would reorder records; the queue decides what is sent again"),

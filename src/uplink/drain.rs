@@ -15,7 +15,7 @@ use super::lane::{Backoff, Event, Lane};
 use super::timestamp::timestamp_ms;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Report, SendError};
+use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Refusal, Report, SendError};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Limit, Queue, StreamIndex};
 use crate::reading::{Lineage, Position, Record};
@@ -29,6 +29,8 @@ const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for a push while nothing is in flight.
 const IDLE_MAX: Duration = Duration::from_millis(200);
+/// How long a client that stops is listened to.
+const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// How long the last flush may take.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 
@@ -104,8 +106,9 @@ pub fn run(
     };
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
     while !drain.stop.is_cancelled() {
-        match Producer::new(&drain.settings.kafka, drain.outlets.len()) {
-            Ok(client) => drain.with_client(&client),
+        let refusal = drain.refusal();
+        match Producer::new(&drain.settings.kafka, drain.outlets.len(), refusal) {
+            Ok(client) => drain.with_client(&client, refusal),
             Err(error) => {
                 tracing::warn!(error = %error, "kafka client cannot be made");
                 drain.health().error(error.to_string());
@@ -114,7 +117,10 @@ pub fn run(
         drain.client_lost();
         if !drain.stop.is_cancelled() {
             drain.metrics.uplink_client_rebuilds.inc();
-            drain.pause(pace.rebuild_interval);
+            // The other kind of client is a step forward; the same kind again may meet the same error.
+            if drain.refusal() == refusal {
+                drain.pause(pace.rebuild_interval);
+            }
         }
     }
     drain.health().stopped();
@@ -140,12 +146,18 @@ impl Drain<'_> {
     }
 
     /// Drains until the agent ends or the client must be built anew.
-    fn with_client(&mut self, client: &Producer) {
+    fn with_client(&mut self, client: &Producer, refusal: Refusal) {
         let mut wait = Duration::ZERO;
         let mut pushes_seen = 0;
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
-            let sent = self.fill(client);
+            // Care is over: let what is in flight arrive, then change the client.
+            let winds_down = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
+            let sent = if winds_down { 0 } else { self.fill(client) };
             let in_flight = self.tokens.taken();
+            if winds_down && in_flight == 0 {
+                tracing::debug!("all streams flow again, kafka client is built anew");
+                return;
+            }
             if sent > 0 {
                 wait = Duration::ZERO;
             } else if in_flight == 0 {
@@ -159,7 +171,22 @@ impl Drain<'_> {
             self.finish(client);
         } else if let Some(reason) = self.rebuild.take() {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
+            self.last_reports(client);
         }
+    }
+
+    /// What the stopping client still has to say: which batch was refused, and what arrived.
+    fn last_reports(&mut self, client: &Producer) {
+        let end_ns = boot_ns().saturating_add(as_ns(LAST_REPORTS_MAX));
+        while self.tokens.taken() > 0 && boot_ns() < end_ns && !self.stop.is_cancelled() {
+            self.poll(client, Duration::from_millis(10));
+        }
+    }
+
+    /// The kind of client that the streams need now.
+    fn refusal(&self) -> Refusal {
+        let careful = self.outlets.iter().any(|outlet| outlet.lane.is_careful());
+        if careful { Refusal::Careful } else { Refusal::Stops }
     }
 
     fn longer(&self, wait: Duration) -> Duration {
@@ -196,6 +223,12 @@ impl Drain<'_> {
 
     /// Sends of one stream what its turn and the window allow. Gives the records sent, and whether the client is full.
     fn turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
+        let outcome = self.send_turn(client, place);
+        self.outlets[place].lane.turn_ended();
+        outcome
+    }
+
+    fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
         let (mut sent, mut bytes) = (0, 0);
         while bytes < TURN_BYTES {
             let now_ns = boot_ns();

@@ -2,10 +2,12 @@
 //!
 //! After a failure nothing more is sent until everything in flight is reported; then sending starts again behind the
 //! last record that is delivered without a gap. So order holds at the price of repeating what was delivered beyond.
+//! That nothing is delivered beyond for the first time is the client's part: it stops when a batch is refused
+//! ([`crate::kafka::Refusal`]); then one batch at a time is sent until what was refused stands alone.
 
 use std::collections::VecDeque;
 
-use crate::kafka::{Class, Failure};
+use crate::kafka::{CAREFUL_BYTES_MAX, Class, Failure};
 use crate::reading::Position;
 
 use super::delivery::Tracker;
@@ -71,6 +73,8 @@ pub struct Lane {
     /// While something is being isolated or probed: most records sent before all of them must be reported.
     window: Option<usize>,
     window_sent: usize,
+    /// The window takes no more: all of it went in one go.
+    window_closed: bool,
     /// The last position handed to the client since the last rewind.
     sent: Option<Position>,
     held: Option<String>,
@@ -93,6 +97,7 @@ impl Lane {
             attempt: 0,
             window: None,
             window_sent: 0,
+            window_closed: false,
             sent: None,
             held: None,
             retimed: None,
@@ -132,11 +137,19 @@ impl Lane {
             Mode::Flowing => {}
         }
         let (records, bytes) = self.in_flight();
-        if records > 0 && bytes >= in_flight_bytes_max {
+        let Some(window) = self.window else {
+            let full = records > 0 && bytes >= in_flight_bytes_max;
+            return if full { 0 } else { in_flight_records_max.saturating_sub(records) };
+        };
+        if self.window_closed || records > 0 && bytes >= in_flight_bytes_max.min(CAREFUL_BYTES_MAX) {
             return 0;
         }
-        let room = in_flight_records_max.saturating_sub(records);
-        self.window.map_or(room, |window| room.min(window.saturating_sub(self.window_sent)))
+        in_flight_records_max.min(window).saturating_sub(self.window_sent)
+    }
+
+    /// What was sent in one go is all of a window: the next one waits until all of it is reported.
+    pub fn turn_ended(&mut self) {
+        self.window_closed = self.window.is_some() && self.window_sent > 0;
     }
 
     /// When it may send again, while it waits.
@@ -221,7 +234,7 @@ impl Lane {
     fn rewind(&mut self) {
         self.tracker.rewind();
         self.sent = None;
-        self.window_sent = 0;
+        (self.window_sent, self.window_closed) = (0, false);
         self.rewound = true;
     }
 
@@ -268,7 +281,13 @@ impl Lane {
                 None => {}
             },
             Class::Held => self.hold(failure.text, now_ns, chance, events),
-            Class::Retried => self.wait(now_ns, chance),
+            Class::Retried => {
+                // What fails again and again must not stop the client for the other streams each time.
+                if self.attempt > 0 {
+                    self.window = Some(1);
+                }
+                self.wait(now_ns, chance);
+            }
             // The new client has a pause of its own.
             Class::Fatal => {}
         }
@@ -316,11 +335,9 @@ impl Lane {
     /// A window was delivered whole: the next may be twice as large, until it is no limit any more.
     fn widen_window(&mut self) {
         const NO_LIMIT_ABOVE: usize = 1_000;
-        if let Some(window) = self.window
-            && self.window_sent >= window
-        {
-            self.window_sent = 0;
-            self.window = Some(window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
+        if self.window_sent > 0 {
+            (self.window_sent, self.window_closed) = (0, false);
+            self.window = self.window.map(|window| window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
         }
     }
 }
