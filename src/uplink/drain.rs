@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::Tokens;
+use super::delivery::{Sent, Tokens};
 use super::encode::encode_json;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
-use super::timestamp::timestamp_ms;
+use super::timestamp::Timestamps;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
 use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Refusal, Report, SendError};
@@ -43,9 +43,7 @@ struct Outlet {
     /// Read and not yet sent.
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
-    /// Timestamps of what is in flight could be kept one by one; the newest sent before a success is near enough.
-    sent_timestamp_ms: Option<i64>,
-    accepted_timestamp_ms: Option<i64>,
+    timestamps: Timestamps,
 }
 
 struct Drain<'a> {
@@ -85,8 +83,7 @@ pub fn run(
             lane: Lane::new(backoff),
             ready: VecDeque::new(),
             lineage: None,
-            sent_timestamp_ms: None,
-            accepted_timestamp_ms: None,
+            timestamps: Timestamps::default(),
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
@@ -286,10 +283,10 @@ impl Drain<'_> {
         self.payload.clear();
         encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
         let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = timestamp_ms(record.stamp, outlet.accepted_timestamp_ms, refused);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
         let bytes = self.payload.len() + record.device.len();
         let serial = outlet.lane.next_serial();
-        let token = self.tokens.take(outlet.index.0, serial);
+        let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
         let outgoing =
             Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
         if let Err(error) = client.send(outgoing) {
@@ -297,7 +294,6 @@ impl Drain<'_> {
             return Err(error);
         }
         outlet.lane.took(record.position, bytes);
-        outlet.sent_timestamp_ms = Some(timestamp_ms);
         outlet.ready.pop_front();
         Ok(bytes)
     }
@@ -330,13 +326,13 @@ impl Drain<'_> {
     }
 
     fn report(&mut self, report: Report) {
-        let Some((stream, serial)) = self.tokens.give_back(report.token) else { return };
-        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == stream) else { return };
+        let Some(sent) = self.tokens.give_back(report.token) else { return };
+        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == sent.stream) else { return };
         match &report.failure {
             None => {
                 self.connected();
                 let outlet = &mut self.outlets[place];
-                outlet.accepted_timestamp_ms = outlet.sent_timestamp_ms;
+                outlet.timestamps.accepted(sent.timestamp_ms);
                 let stream = outlet.name.clone();
                 self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc();
             }
@@ -344,7 +340,7 @@ impl Drain<'_> {
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
             }
         }
-        let events = self.outlets[place].lane.reported(serial, report.failure, boot_ns(), fastrand::f64());
+        let events = self.outlets[place].lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
         self.follow(place, events);
     }
 

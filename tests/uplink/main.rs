@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use forebay::config::{Durability, Gateway, Kafka, KafkaCompression};
 use forebay::demo::kafka::EmbeddedKafka;
-use forebay::kafka::Consumer;
 use forebay::kafka::account::Account;
+use forebay::kafka::{Consumer, Received};
 use forebay::metrics::{ByStreamAndReason, Metrics};
 use forebay::queue::{NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Stamp, Trust, Value};
@@ -26,9 +26,12 @@ const PACE: Pace = Pace {
     backoff_max: Duration::from_millis(200),
     rebuild_interval: Duration::from_millis(50),
 };
+/// 2026-11-22T12:00:00Z.
+const NOW_MS: i64 = 1_795_348_800_000;
 /// Kafka protocol error codes.
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 const INVALID_RECORD: i16 = 87;
+const INVALID_TIMESTAMP: i16 = 32;
 const NOT_ENOUGH_REPLICAS: i16 = 19;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 
@@ -78,7 +81,7 @@ impl Bench {
     fn push(&self, stream: usize, count: usize) {
         for number in 0..count {
             let record = NewRecord {
-                stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_000_000, trust: Trust::Ntp },
+                stamp: Stamp { boot_ns: 1, wall_us: NOW_MS * 1_000, trust: Trust::Ntp },
                 source: "test".into(),
                 device: format!("device-{}", number % 3).into(),
                 fields: vec![Field::new("number", Value::Unsigned(number as u64))],
@@ -89,10 +92,20 @@ impl Bench {
 
     fn push_text(&self, stream: usize, text: String) {
         let record = NewRecord {
-            stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_000_000, trust: Trust::Ntp },
+            stamp: Stamp { boot_ns: 1, wall_us: NOW_MS * 1_000, trust: Trust::Ntp },
             source: "test".into(),
             device: "device-0".into(),
             fields: vec![Field::new("text", Value::Text(text.into()))],
+        };
+        self.queue.push(StreamIndex(stream), record).unwrap();
+    }
+
+    fn push_at(&self, stream: usize, wall_ms: i64) {
+        let record = NewRecord {
+            stamp: Stamp { boot_ns: 1, wall_us: wall_ms * 1_000, trust: Trust::Ntp },
+            source: "test".into(),
+            device: "device-0".into(),
+            fields: vec![Field::new("number", Value::Unsigned(1))],
         };
         self.queue.push(StreamIndex(stream), record).unwrap();
     }
@@ -121,23 +134,27 @@ impl Bench {
         self.queue.close().unwrap();
     }
 
-    /// Reads the topic back to its end.
     fn account(&self, topic: &str) -> Account {
+        let mut account = Account::default();
+        for received in self.read(topic) {
+            account.add(&received.value);
+        }
+        account
+    }
+
+    /// Reads the topic back to its end.
+    fn read(&self, topic: &str) -> Vec<Received> {
         let consumer = Consumer::open(&self.kafka, topic, PATIENCE).unwrap();
         let watermarks = consumer.watermarks(PATIENCE).unwrap();
         assert!(watermarks.iter().all(|(low, _)| *low == 0), "the embedded broker dropped records");
         let all: i64 = watermarks.iter().map(|(_, high)| high).sum();
-        let mut account = Account::default();
         let begun = Instant::now();
-        let mut read = 0;
-        while read < all {
-            assert!(begun.elapsed() < PATIENCE, "read {read} of {all}");
-            if let Some(received) = consumer.poll(Duration::from_millis(100)).unwrap() {
-                account.add(&received.value);
-                read += 1;
-            }
+        let mut read = Vec::new();
+        while (read.len() as i64) < all {
+            assert!(begun.elapsed() < PATIENCE, "read {} of {all}", read.len());
+            read.extend(consumer.poll(Duration::from_millis(100)).unwrap());
         }
-        account
+        read
     }
 }
 
@@ -268,6 +285,25 @@ fn a_record_the_broker_refuses_is_set_aside() {
     bench.end(uplink);
     assert_eq!((poison(&bench), dead_letters(&bench).len()), (1, 1));
     assert_whole(&bench.account("telemetry"), 10);
+}
+
+#[test]
+fn a_refused_timestamp_is_sent_again_with_one_that_was_accepted() {
+    let bench = Bench::new(&["telemetry"]);
+    let uplink = bench.start();
+    bench.push_at(0, NOW_MS - 5_000);
+    bench.drained(0);
+    bench.broker.fail_produce(&[INVALID_TIMESTAMP]);
+    bench.push_at(0, NOW_MS);
+    bench.drained(0);
+    bench.push_at(0, NOW_MS - 1);
+    bench.drained(0);
+    bench.push_at(0, NOW_MS + 1);
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!((poison(&bench), dead_letters(&bench).len()), (0, 0));
+    let timestamps: Vec<i64> = bench.read("telemetry").iter().map(|received| received.timestamp_ms.unwrap()).collect();
+    assert_eq!(timestamps, [NOW_MS - 5_000, NOW_MS - 5_000, NOW_MS - 1, NOW_MS - 1]);
 }
 
 #[test]
