@@ -4,6 +4,7 @@
 //! more than an uncontended lock.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub enum Notice {
     Connected,
     /// Every broker connection is down; the client keeps trying.
     AllBrokersDown,
+    /// Produce requests were sent since the last statistics.
+    Requested,
     /// An error that belongs to no record.
     Trouble(Failure),
 }
@@ -93,6 +96,8 @@ struct Inbox {
 #[derive(Default)]
 struct Context {
     inbox: Mutex<Inbox>,
+    /// Produce requests sent, as of the last statistics.
+    requests: AtomicI64,
 }
 
 impl Context {
@@ -109,7 +114,8 @@ impl Context {
     }
 }
 
-/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states.
+/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states and how many
+/// produce requests were sent.
 #[derive(serde::Deserialize)]
 struct Statistics {
     #[serde(default)]
@@ -120,6 +126,14 @@ struct Statistics {
 struct BrokerStatistics {
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    req: RequestStatistics,
+}
+
+#[derive(serde::Deserialize, Default)]
+struct RequestStatistics {
+    #[serde(default, rename = "Produce")]
+    produce: i64,
 }
 
 impl ClientContext for Context {
@@ -129,12 +143,16 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(parsed) if parsed.brokers.values().any(|broker| broker.state == "UP") => {
-                self.notice(Notice::Connected);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(error = %error, "kafka statistics not understood"),
+        let parsed = match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(parsed) => parsed,
+            Err(error) => return tracing::debug!(error = %error, "kafka statistics not understood"),
+        };
+        if parsed.brokers.values().any(|broker| broker.state == "UP") {
+            self.notice(Notice::Connected);
+        }
+        let requests = parsed.brokers.values().map(|broker| broker.req.produce).sum();
+        if self.requests.swap(requests, Ordering::Relaxed) < requests {
+            self.notice(Notice::Requested);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The drain thread: which stream sends next, and what becomes of reports.
 //!
-//! Strict priority between streams, 256 KiB in turn among equals. The thread that sends is the only one that polls.
+//! The thread that sends is the only one that polls.
+
+mod sending;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,22 +10,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Sent, Tokens};
-use super::encode::encode_json;
+use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
 use super::timestamp::Timestamps;
+use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Refusal, Report, SendError};
+use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
-use crate::queue::{Limit, Queue, StreamIndex};
+use crate::queue::{Queue, StreamIndex};
 use crate::reading::{Lineage, Position, Record};
 
-/// What one stream sends before an equal one has its turn.
-const TURN_BYTES: usize = 256 * 1024;
-/// Most records read from the queue at once.
-const PEEK_RECORDS: usize = 1_000;
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
@@ -58,6 +56,7 @@ struct Drain<'a> {
     notices: Vec<Notice>,
     payload: Vec<u8>,
     rebuild: Option<String>,
+    watchdog: Watchdog,
     peek_failed: bool,
 }
 
@@ -87,6 +86,7 @@ pub fn run(
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let mut drain = Drain {
         settings,
         queue,
@@ -99,6 +99,7 @@ pub fn run(
         notices: Vec::new(),
         payload: Vec::new(),
         rebuild: None,
+        watchdog,
         peek_failed: false,
     };
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
@@ -144,6 +145,7 @@ impl Drain<'_> {
 
     /// Drains until the agent ends or the client must be built anew.
     fn with_client(&mut self, client: &Producer, refusal: Refusal) {
+        self.watchdog.new_client(boot_ns());
         let mut wait = Duration::ZERO;
         let mut pushes_seen = 0;
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
@@ -162,6 +164,7 @@ impl Drain<'_> {
             }
             let reported = self.poll(client, if sent == 0 && in_flight > 0 { wait } else { Duration::ZERO });
             wait = if reported > 0 { Duration::ZERO } else { self.longer(wait) };
+            self.watch(client);
             self.metrics.uplink_in_flight_records.set(i64::try_from(self.tokens.taken()).unwrap_or(i64::MAX));
         }
         if self.stop.is_cancelled() {
@@ -169,6 +172,25 @@ impl Drain<'_> {
         } else if let Some(reason) = self.rebuild.take() {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
             self.last_reports(client);
+        }
+    }
+
+    /// Gives up a client that is stuck; the queue has all that it held.
+    fn watch(&mut self, client: &Producer) {
+        let now_ns = boot_ns();
+        for outlet in self.outlets.iter().filter(|outlet| outlet.lane.in_flight().0 == 0) {
+            self.watchdog.sign(outlet.index.0, now_ns);
+        }
+        let suspects = self.watchdog.suspects(now_ns);
+        if !suspects.is_empty() {
+            let stuck = self.outlets.iter().filter(|outlet| suspects.contains(&outlet.index.0));
+            let topics = stuck.map(|outlet| outlet.topic.clone()).collect();
+            self.watchdog.ask(&self.settings.kafka, topics);
+        }
+        if self.watchdog.is_client_stuck() {
+            self.metrics.uplink_watchdog_rebuilds.inc();
+            self.rebuild = Some("it is stuck: no delivery report, although the cluster takes records".into());
+            client.purge();
         }
     }
 
@@ -197,107 +219,6 @@ impl Drain<'_> {
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
     }
 
-    /// One turn of the highest stream that has something and may send it. Gives the records sent.
-    fn fill(&mut self, client: &Producer) -> usize {
-        for place in 0..self.outlets.len() {
-            let (sent, full) = self.turn(client, place);
-            if sent > 0 {
-                self.step_back(place);
-            }
-            if sent > 0 || full {
-                return sent;
-            }
-        }
-        0
-    }
-
-    /// Puts a stream behind its equals.
-    fn step_back(&mut self, place: usize) {
-        let priority = self.outlets[place].priority;
-        let equals = self.outlets[place..].iter().take_while(|outlet| outlet.priority == priority).count();
-        self.outlets[place..place + equals].rotate_left(1);
-    }
-
-    /// Sends of one stream what its turn and the window allow. Gives the records sent, and whether the client is full.
-    fn turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
-        let outcome = self.send_turn(client, place);
-        self.outlets[place].lane.turn_ended();
-        outcome
-    }
-
-    fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
-        let (mut sent, mut bytes) = (0, 0);
-        while bytes < TURN_BYTES {
-            let now_ns = boot_ns();
-            let outlet = &mut self.outlets[place];
-            let room = outlet.lane.room(now_ns, IN_FLIGHT_RECORDS_MAX, self.settings.kafka.in_flight_bytes_max);
-            if room == 0 || !self.read_ahead(place, room) {
-                break;
-            }
-            match self.send_next(client, place) {
-                Ok(size) => {
-                    sent += 1;
-                    bytes += size;
-                }
-                Err(SendError::Full) => return (sent, true),
-                Err(SendError::Failed(failure)) => {
-                    let outlet = &mut self.outlets[place];
-                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
-                    self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
-                    let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
-                    self.follow(place, events);
-                    break;
-                }
-            }
-        }
-        (sent, false)
-    }
-
-    /// Makes sure that a record is ready. Gives whether there is one.
-    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
-        let outlet = &mut self.outlets[place];
-        if !outlet.ready.is_empty() {
-            return true;
-        }
-        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
-        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
-            Ok(Some(batch)) => {
-                outlet.lineage = Some(batch.lineage);
-                outlet.ready.extend(batch.records);
-                self.peek_failed = false;
-            }
-            Ok(None) => {}
-            Err(error) if !self.peek_failed => {
-                self.peek_failed = true;
-                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-            }
-            Err(_) => {}
-        }
-        !self.outlets[place].ready.is_empty()
-    }
-
-    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
-    fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
-        let outlet = &mut self.outlets[place];
-        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
-        self.payload.clear();
-        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
-        let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let bytes = self.payload.len() + record.device.len();
-        let serial = outlet.lane.next_serial();
-        let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-        let outgoing =
-            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
-        if let Err(error) = client.send(outgoing) {
-            self.tokens.give_back(token);
-            return Err(error);
-        }
-        outlet.lane.took(record.position, bytes);
-        outlet.ready.pop_front();
-        Ok(bytes)
-    }
-
     /// Serves the client's callbacks. Gives how many reports came.
     fn poll(&mut self, client: &Producer, wait: Duration) -> usize {
         client.poll(wait, &mut self.reports, &mut self.notices);
@@ -305,6 +226,7 @@ impl Drain<'_> {
             match notice {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected(),
+                Notice::Requested => self.watchdog.requested(boot_ns()),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
@@ -328,6 +250,7 @@ impl Drain<'_> {
     fn report(&mut self, report: Report) {
         let Some(sent) = self.tokens.give_back(report.token) else { return };
         let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == sent.stream) else { return };
+        self.watchdog.sign(sent.stream, boot_ns());
         match &report.failure {
             None => {
                 self.connected();
@@ -412,6 +335,7 @@ impl Drain<'_> {
 
     fn client_lost(&mut self) {
         self.tokens.clear();
+        self.metrics.uplink_in_flight_records.set(0);
         self.rebuild = None;
         for place in 0..self.outlets.len() {
             let events = self.outlets[place].lane.client_lost(boot_ns(), fastrand::f64());

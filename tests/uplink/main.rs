@@ -25,6 +25,8 @@ const PACE: Pace = Pace {
     backoff_first: Duration::from_millis(20),
     backoff_max: Duration::from_millis(200),
     rebuild_interval: Duration::from_millis(50),
+    stall: Duration::from_secs(60),
+    stall_interval: Duration::from_secs(300),
 };
 /// 2026-11-22T12:00:00Z.
 const NOW_MS: i64 = 1_795_348_800_000;
@@ -111,9 +113,13 @@ impl Bench {
     }
 
     fn start(&self) -> Uplink {
+        self.start_paced(PACE)
+    }
+
+    fn start_paced(&self, pace: Pace) -> Uplink {
         Uplink::start_paced(
             self.settings.clone(),
-            PACE,
+            pace,
             self.queue.clone(),
             Arc::clone(&self.metrics),
             self.stop.clone(),
@@ -320,6 +326,38 @@ fn too_many_refused_records_are_held_and_none_is_lost() {
     assert_eq!((poison(&bench), dead_letters(&bench).len()), (20, 20));
     assert_eq!(bench.queue.status().streams[0].records, 5);
     bench.end(uplink);
+}
+
+/// The double of a stuck client: one that lingers for an hour. It sends nothing, reports nothing, and only the last
+/// flush can make it.
+#[test]
+fn a_stuck_client_is_replaced_once_and_without_loss() {
+    let mut bench = Bench::new(&["telemetry"]);
+    bench.settings.kafka.linger = Duration::from_secs(900);
+    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
+    bench.push(0, 100);
+    let uplink = bench.start_paced(Pace { stall: Duration::from_millis(400), ..PACE });
+    wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
+    wait_for("the new client", || {
+        bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == 100
+    });
+    wait_for("its connection", || uplink.status().state == "up");
+    bench.end(uplink);
+    assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 1);
+    assert_whole(&bench.account("telemetry"), 100);
+}
+
+#[test]
+fn a_cluster_without_enough_replicas_is_no_stuck_client() {
+    let mut bench = Bench::new(&["telemetry"]);
+    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
+    bench.broker.fail_produce(&[NOT_ENOUGH_REPLICAS; 20]);
+    bench.push(0, 100);
+    let uplink = bench.start_paced(Pace { stall: Duration::from_millis(800), ..PACE });
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 0);
+    assert_whole(&bench.account("telemetry"), 100);
 }
 
 #[test]
