@@ -10,8 +10,8 @@ mod probe;
 mod settings;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
-pub use consumer::{Consumer, ConsumerError, Received};
+pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
 pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, IN_FLIGHT_RECORDS_MAX};
-pub use settings::{Refusal, owned_property, producer_properties};
+pub use settings::{Refusal, producer_properties};

@@ -6,6 +6,7 @@
 
 pub(crate) mod database;
 mod rescue;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,16 +21,15 @@ use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
 use database::Database;
+pub(crate) use writer::parse_name;
+use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
 
-/// Blocks of one tree: sled consolidates, and so rewrites, a page at its tenth link.
-const TREE_BLOCKS: u64 = 8;
 /// Blocks of one epoch: 64 trees of eight.
 const EPOCH_BLOCKS_MAX: u64 = 512;
 /// What an append may take beside its blocks: sled's page headers, a new epoch's first pages, a summary.
 const APPEND_SLACK_BYTES: u64 = 256 * 1024;
 /// Databases kept open for reading.
 const READERS_MAX: usize = 2;
-const EPOCH_PREFIX: &str = "epoch-";
 
 /// One epoch as it is kept in memory: sums only, so that memory does not grow with the backlog.
 struct Epoch {
@@ -39,14 +39,6 @@ struct Epoch {
     disk_bytes: u64,
     /// Its database was compared with its raw bytes in this life of the agent.
     checked: bool,
-}
-
-struct Writer {
-    number: u64,
-    database: Database,
-    entries: Vec<Entry>,
-    bytes: u64,
-    new: bool,
 }
 
 /// Sealed blocks in epochs below `<state dir>/queue`. See [`BlockStore`].
@@ -90,7 +82,7 @@ impl EpochStore {
             index: None,
             next_number: 1,
             metrics,
-            lock: lock,
+            lock,
             queue_dir: queue_dir.clone(),
         };
         store.load().map_err(failed("recover epochs"))?;
@@ -138,17 +130,13 @@ impl EpochStore {
         self.epochs.get(&number).and_then(|epoch| summary::read(&epoch.dir)).unwrap_or_default()
     }
 
-    fn load_index(&mut self, number: u64) {
-        if self.index.as_ref().is_none_or(|(of, _)| *of != number) {
-            self.index = Some((number, self.read_entries(number)));
-        }
-    }
-
     fn entries(&mut self, number: u64) -> &[Entry] {
         if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
             return self.writer.as_ref().map(|writer| writer.entries.as_slice()).unwrap_or_default();
         }
-        self.load_index(number);
+        if self.index.as_ref().is_none_or(|(of, _)| *of != number) {
+            self.index = Some((number, self.read_entries(number)));
+        }
         self.index.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default()
     }
 
@@ -161,6 +149,11 @@ impl EpochStore {
             return Ok(());
         }
         Err(StoreError::Full { needed_bytes, free_bytes: left, path: self.queue_dir.display().to_string() })
+    }
+
+    /// Whether less is free than the reserve that appends leave untouched: others have filled the disk.
+    fn is_disk_full(&self) -> bool {
+        disk::free_bytes(&self.queue_dir).is_ok_and(|free| free < disk::ballast_bytes(self.quota_bytes))
     }
 
     fn open_writer(&mut self) -> anyhow::Result<()> {
@@ -225,8 +218,11 @@ impl EpochStore {
         let number = writer.number;
         drop(writer);
         self.index = None;
+        if let Some(epoch) = self.epochs.get_mut(&number) {
+            epoch.checked = false;
+        }
         self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "append" }).inc();
-        if disk::free_bytes(&self.queue_dir).is_ok_and(|free| free < disk::ballast_bytes(self.quota_bytes)) {
+        if self.is_disk_full() {
             self.ballast.give_up();
         }
         if let Err(error) = self.rescue(number) {
@@ -234,11 +230,24 @@ impl EpochStore {
         }
     }
 
-    fn find(&mut self, number: u64, stream: &str, at: Position) -> Vec<Entry> {
+    fn find(&mut self, number: u64, stream: &str, at: Position) -> anyhow::Result<Vec<Entry>> {
+        self.check(number)?;
         let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
         let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
         found.sort_by_key(|entry| entry.first);
-        found
+        Ok(found)
+    }
+
+    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
+    /// epoch away of which nothing is left.
+    fn check(&mut self, number: u64) -> anyhow::Result<()> {
+        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
+            return Ok(());
+        }
+        match self.reader(number).map(drop) {
+            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
+            result => result,
+        }
     }
 
     fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Option<SealedBlock>> {
@@ -266,7 +275,14 @@ impl EpochStore {
             while self.readers.len() >= READERS_MAX {
                 self.readers.remove(0);
             }
-            let database = self.open_checked(number)?;
+            let database = match self.open_checked(number) {
+                // sled writes when it opens, so it cannot be opened for reading on a full disk.
+                Err(_) if self.epochs.contains_key(&number) && self.is_disk_full() => {
+                    self.ballast.give_up();
+                    self.open_checked(number)?
+                }
+                result => result?,
+            };
             self.readers.push((number, database));
         }
         let (_, database) = self.readers.last_mut().ok_or_else(|| anyhow::anyhow!("no reader"))?;
@@ -295,20 +311,6 @@ impl EpochStore {
     }
 }
 
-impl Writer {
-    fn insert(&mut self, block: &SealedBlock) -> anyhow::Result<()> {
-        let key = self.entries.len() as u64;
-        self.database.insert(&tree_of(key), &key.to_be_bytes(), &block.bytes)?;
-        self.entries.push(Entry::new(key, &block.header, block.bytes.len()));
-        self.bytes += block.bytes.len() as u64;
-        Ok(())
-    }
-
-    fn sync(&mut self) -> anyhow::Result<()> {
-        if std::mem::take(&mut self.new) { self.database.sync_new() } else { self.database.sync() }
-    }
-}
-
 impl BlockStore for EpochStore {
     fn append(&mut self, blocks: &[SealedBlock]) -> Result<(), StoreError> {
         if blocks.is_empty() {
@@ -327,7 +329,7 @@ impl BlockStore for EpochStore {
         let holds = |epoch: &Epoch| epoch.totals.iter().any(|held| &*held.stream == stream && held.last >= at);
         let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| holds(epoch)).map(|(n, _)| *n).collect();
         for number in numbers {
-            for entry in self.find(number, stream, at) {
+            for entry in self.find(number, stream, at).map_err(failure("read", &self.queue_dir))? {
                 match self.get(number, &entry) {
                     Ok(Some(block)) => return Ok(Some(block)),
                     Ok(None) => {
@@ -354,6 +356,7 @@ impl BlockStore for EpochStore {
     fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
         let Some(number) = self.epochs.keys().next().copied() else { return Ok(Vec::new()) };
         let mut dropped = Vec::new();
+        self.check(number).map_err(failure("read", &self.queue_dir))?;
         for entry in self.entries(number).to_vec() {
             let cursor = cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
             let records = match cursor {
@@ -396,25 +399,6 @@ impl BlockStore for EpochStore {
         let beside = disk::used_bytes(&self.queue_dir, &|name| name.starts_with(EPOCH_PREFIX));
         epochs.sum::<u64>() + outside + beside
     }
-}
-
-/// Directory name of an epoch's generation.
-fn epoch_name(number: u64, generation: u32) -> String {
-    format!("{EPOCH_PREFIX}{number:010}.{generation}")
-}
-
-/// Inverse of [`epoch_name`].
-fn parse_name(name: &str) -> Option<(u64, u32)> {
-    let (number, generation) = name.strip_prefix(EPOCH_PREFIX)?.split_once('.')?;
-    Some((number.parse().ok()?, generation.parse().ok()?))
-}
-
-fn tree_of(key: u64) -> [u8; 8] {
-    (key / TREE_BLOCKS).to_be_bytes()
-}
-
-fn get_block(database: &mut Database, key: u64) -> anyhow::Result<Option<Vec<u8>>> {
-    database.get(&tree_of(key), &key.to_be_bytes())
 }
 
 fn failure(what: &'static str, path: &Path) -> impl Fn(anyhow::Error) -> StoreError + use<> {

@@ -11,7 +11,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::{Database, Epoch, EpochStore, epoch_name, get_block, parse_name, tree_of};
+use super::database::Database;
+use super::writer::{epoch_name, get_block, parse_name, tree_of};
+use super::{Epoch, EpochStore};
 use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
 use crate::queue::scan::{self, Found};
@@ -60,7 +62,7 @@ impl EpochStore {
             self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
             self.next_number = number + 1;
             if entries.is_none() {
-                self.rescue(number).with_context(|| format!("rescue epoch {number}"))?;
+                self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
             }
         }
         Ok(())
@@ -70,6 +72,17 @@ impl EpochStore {
     pub(super) fn rescue(&mut self, number: u64) -> anyhow::Result<()> {
         let frames = self.scan_epoch(number)?;
         self.rewrite(number, frames, false)
+    }
+
+    /// [`Self::rescue`], a second time without the ballast where the disk was full.
+    fn rescue_with_ballast(&mut self, number: u64) -> anyhow::Result<()> {
+        match self.rescue(number) {
+            Err(_) if self.is_disk_full() => {
+                self.ballast.give_up();
+                self.rescue(number)
+            }
+            result => result,
+        }
     }
 
     fn scan_epoch(&self, number: u64) -> anyhow::Result<Frames> {
@@ -139,7 +152,12 @@ impl EpochStore {
             return Database::open(&dir, SEGMENT_BYTES);
         }
         let frames = self.scan_epoch(number)?;
-        let expected = summary::read(&dir).unwrap_or_default();
+        let Some(expected) = summary::read(&dir) else {
+            // It was given up after a failed append and could not be rescued at once.
+            self.rewrite(number, frames, false)?;
+            let epoch = self.epochs.get(&number).context("epoch holds no block")?;
+            return Database::open(&epoch.dir, SEGMENT_BYTES);
+        };
         if frames.blocks.len() + frames.newer.len() >= expected.len()
             && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
             && expected.iter().all(|entry| is_whole(&mut database, entry))

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 
+use super::writer::parse_name;
 use super::*;
 use crate::config::Compression;
 use crate::queue::block::tests::{context, records_from};
@@ -144,6 +145,18 @@ fn a_dead_handle_costs_nothing_that_was_durable() {
 }
 
 #[test]
+fn an_epoch_whose_rescue_failed_at_first_is_rescued_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    store.append(&[block_of("telemetry", 0), block_of("telemetry", 1)]).unwrap();
+    // What a failed append leaves behind when the disk has no room for the rescue.
+    drop(store.writer.take());
+    store.epochs.get_mut(&1).unwrap().checked = false;
+    assert_eq!(read_all(&mut store, "telemetry"), expected(2));
+    assert_eq!(epoch_dirs(dir.path()), [dir.path().join("queue").join(writer::epoch_name(1, 1))]);
+}
+
+#[test]
 fn an_epoch_that_holds_nothing_is_removed_and_half_a_generation_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open_store(dir.path());
@@ -230,6 +243,8 @@ fn a_closed_epoch_that_is_damaged_later_gives_its_whole_blocks_and_reports_the_r
     });
     flip(&log, offset_of_third + 200, 1, &blocks);
     let mut store = open_store(dir.path());
+    // Read in the middle first: the rescue moves the blocks behind the damaged one to other keys.
+    assert_eq!(store.read("telemetry", blocks[10].header.first).unwrap().as_ref(), Some(&blocks[10]));
     let got = read_all(&mut store, "telemetry");
     assert_eq!(got.len() as u64, 19 * RECORDS);
     assert_eq!(store.metrics.queue_blocks_lost.get(), 1);
@@ -292,4 +307,22 @@ proptest! {
             prop_assert_eq!(store.read("telemetry", at).unwrap(), None);
         }
     }
+}
+
+#[test]
+fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut newer = block_of("telemetry", 0).bytes;
+    newer[8] = 2;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[24..]);
+    newer[20..24].copy_from_slice(&sum.to_le_bytes());
+    let epoch = dir.path().join("queue").join(writer::epoch_name(1, 0));
+    fs::create_dir_all(&epoch).unwrap();
+    fs::write(epoch.join("db"), [newer.clone(), block_of("telemetry", 1).bytes].concat()).unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(read_all(&mut store, "telemetry"), records_of(1));
+    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    drop(store);
+    let log = fs::read(epoch_dirs(dir.path())[0].join("db")).unwrap();
+    assert!(log.windows(newer.len()).any(|window| window == newer));
 }
