@@ -8,6 +8,7 @@ mod consumer;
 mod error;
 mod probe;
 mod settings;
+mod tls_files;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
@@ -15,3 +16,4 @@ pub use error::{Class, Failure};
 pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, IN_FLIGHT_RECORDS_MAX};
 pub use settings::{Refusal, producer_properties};
+pub use tls_files::{Renewal, TlsFiles};

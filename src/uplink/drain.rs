@@ -17,7 +17,7 @@ use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{Notice, Producer, Refusal, Report};
+use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Queue, StreamIndex};
 use crate::reading::{Lineage, Position, Record};
@@ -27,6 +27,10 @@ const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for a push while nothing is in flight.
 const IDLE_MAX: Duration = Duration::from_millis(200);
+/// How often the TLS files are looked at.
+const TLS_LOOK_NS: u64 = 30_000_000_000;
+/// How long what is in flight may take to arrive before a client with renewed TLS files takes over.
+const WIND_DOWN_MAX_NS: u64 = 10_000_000_000;
 /// How long a client that stops is listened to.
 const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// How long the last flush may take.
@@ -57,6 +61,10 @@ struct Drain<'a> {
     payload: Vec<u8>,
     rebuild: Option<String>,
     watchdog: Watchdog,
+    tls_files: TlsFiles,
+    tls_looked_ns: u64,
+    /// The TLS files were renewed at this time, and the client is to be changed.
+    renewed_ns: Option<u64>,
     peek_failed: bool,
 }
 
@@ -87,6 +95,7 @@ pub fn run(
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let mut drain = Drain {
         settings,
         queue,
@@ -100,6 +109,9 @@ pub fn run(
         payload: Vec::new(),
         rebuild: None,
         watchdog,
+        tls_files,
+        tls_looked_ns: boot_ns(),
+        renewed_ns: None,
         peek_failed: false,
     };
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
@@ -116,7 +128,8 @@ pub fn run(
         if !drain.stop.is_cancelled() {
             drain.metrics.uplink_client_rebuilds.inc();
             // The other kind of client is a step forward; the same kind again may meet the same error.
-            if drain.refusal() == refusal {
+            let renewed = drain.renewed_ns.take().is_some();
+            if drain.refusal() == refusal && !renewed {
                 drain.pause(pace.rebuild_interval);
             }
         }
@@ -149,12 +162,15 @@ impl Drain<'_> {
         let mut wait = Duration::ZERO;
         let mut pushes_seen = 0;
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
-            // Care is over: let what is in flight arrive, then change the client.
-            let winds_down = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
+            // Before the client is changed, what is in flight may arrive.
+            self.look_at_tls_files();
+            let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
+            let winds_down = care_is_over || self.renewed_ns.is_some();
             let sent = if winds_down { 0 } else { self.fill(client) };
             let in_flight = self.tokens.taken();
-            if winds_down && in_flight == 0 {
-                tracing::debug!("all streams flow again, kafka client is built anew");
+            let waited_out = self.renewed_ns.is_some_and(|at_ns| boot_ns() > at_ns.saturating_add(WIND_DOWN_MAX_NS));
+            if winds_down && (in_flight == 0 || waited_out) {
+                tracing::debug!(in_flight, "kafka client is changed");
                 return;
             }
             if sent > 0 {
@@ -173,6 +189,28 @@ impl Drain<'_> {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
             self.last_reports(client);
         }
+    }
+
+    /// Takes up renewed certificates, keys and trust anchors once a client can be made of them.
+    fn look_at_tls_files(&mut self) {
+        let now_ns = boot_ns();
+        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
+            return;
+        }
+        self.tls_looked_ns = now_ns;
+        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
+            Renewal::None => return,
+            Renewal::Ready => {
+                tracing::info!("tls files were renewed, kafka client is changed");
+                self.renewed_ns = Some(now_ns);
+                "applied"
+            }
+            Renewal::Unusable(error) => {
+                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
+                "refused"
+            }
+        };
+        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
     }
 
     /// Gives up a client that is stuck; the queue has all that it held.

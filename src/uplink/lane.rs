@@ -276,10 +276,11 @@ impl Lane {
                 // One of these; the rest only shared its batch. Halve until it stands alone.
                 self.window = Some(suspects / 2);
             }
-            Class::Poison => match culprit.or(first) {
-                Some(suspect) => self.isolated(suspect, failure, now_ns, chance, events),
-                None => {}
-            },
+            Class::Poison => {
+                if let Some(suspect) = culprit.or(first) {
+                    self.isolated(suspect, failure, now_ns, chance, events);
+                }
+            }
             Class::Held => self.hold(failure.text, now_ns, chance, events),
             Class::Retried => {
                 // What fails again and again must not stop the client for the other streams each time.

@@ -97,7 +97,7 @@ impl Bench {
             stamp: Stamp { boot_ns: 1, wall_us: NOW_MS * 1_000, trust: Trust::Ntp },
             source: "test".into(),
             device: "device-0".into(),
-            fields: vec![Field::new("text", Value::Text(text.into()))],
+            fields: vec![Field::new("text", Value::Text(text))],
         };
         self.queue.push(StreamIndex(stream), record).unwrap();
     }
