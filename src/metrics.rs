@@ -131,6 +131,10 @@ metrics! {
     uplink_in_flight_records: Gauge, "uplink_in_flight_records";
     /// Times the Kafka client was destroyed and built anew
     uplink_client_rebuilds: Counter, "uplink_client_rebuilds";
+    /// Times the Kafka client was found stuck and built anew
+    uplink_watchdog_rebuilds: Counter, "uplink_watchdog_rebuilds";
+    /// Renewals of TLS files by result (`applied`, `refused`)
+    uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
     /// Whether the local broker is connected
     mqtt_up: Gauge, "mqtt_up";
     /// Connections to the local broker after the first

@@ -6,7 +6,7 @@ pub(super) const OWNED_PROPERTIES: [(&str, &str); 36] = [
     ("acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("request.required.acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("enable.idempotence", "order and at-least-once delivery rest on it"),
-    ("enable.gapless.guarantee", "gaps are closed by sending again from the queue"),
+    ("enable.gapless.guarantee", "order across refused batches depends on it"),
     ("queuing.strategy", "order rests on it"),
     ("max.in.flight", "order rests on it"),
     ("max.in.flight.requests.per.connection", "order rests on it"),

@@ -215,7 +215,7 @@ impl StreamAccount {
         let run = self.runs.entry(head.run).or_default();
         let before = run.entries();
         let new = run.insert(head.seq);
-        if new && head.skipped > 0 {
+        if head.skipped > 0 {
             run.declare_skipped(head.seq, head.skipped);
         }
         let grown = run.entries() as isize - before as isize;

@@ -4,6 +4,7 @@
 //! more than an uncontended lock.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
-use super::settings::producer_properties;
+use super::settings::{Refusal, producer_properties};
 use crate::config::Kafka;
 
 /// The client could not be made.
@@ -65,6 +66,8 @@ pub enum Notice {
     Connected,
     /// Every broker connection is down; the client keeps trying.
     AllBrokersDown,
+    /// Produce requests were sent since the last statistics.
+    Requested,
     /// An error that belongs to no record.
     Trouble(Failure),
 }
@@ -93,6 +96,8 @@ struct Inbox {
 #[derive(Default)]
 struct Context {
     inbox: Mutex<Inbox>,
+    /// Produce requests sent, as of the last statistics.
+    requests: AtomicI64,
 }
 
 impl Context {
@@ -109,7 +114,8 @@ impl Context {
     }
 }
 
-/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states.
+/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states and how many
+/// produce requests were sent.
 #[derive(serde::Deserialize)]
 struct Statistics {
     #[serde(default)]
@@ -120,6 +126,14 @@ struct Statistics {
 struct BrokerStatistics {
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    req: RequestStatistics,
+}
+
+#[derive(serde::Deserialize, Default)]
+struct RequestStatistics {
+    #[serde(default, rename = "Produce")]
+    produce: i64,
 }
 
 impl ClientContext for Context {
@@ -129,12 +143,16 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(parsed) if parsed.brokers.values().any(|broker| broker.state == "UP") => {
-                self.notice(Notice::Connected);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(error = %error, "kafka statistics not understood"),
+        let parsed = match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(parsed) => parsed,
+            Err(error) => return tracing::debug!(error = %error, "kafka statistics not understood"),
+        };
+        if parsed.brokers.values().any(|broker| broker.state == "UP") {
+            self.notice(Notice::Connected);
+        }
+        let requests = parsed.brokers.values().map(|broker| broker.req.produce).sum();
+        if self.requests.swap(requests, Ordering::Relaxed) < requests {
+            self.notice(Notice::Requested);
         }
     }
 
@@ -169,8 +187,10 @@ impl Producer {
     ///
     /// # Errors
     /// A property is unknown, out of range or contradicts another, or a certificate cannot be loaded.
-    pub fn new(kafka: &Kafka, streams: usize) -> Result<Self, ClientError> {
-        let inner = client_config(&producer_properties(kafka, streams))?
+    pub fn new(kafka: &Kafka, streams: usize, refusal: Refusal) -> Result<Self, ClientError> {
+        let mut properties = producer_properties(kafka, streams);
+        properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let inner = client_config(&properties)?
             .create_with_context(Context::default())
             .map_err(|error| ClientError::Creation(error.to_string()))?;
         Ok(Self { inner })
@@ -182,7 +202,7 @@ impl Producer {
     /// As [`Producer::new`].
     pub fn check(kafka: &Kafka, streams: usize) -> Result<(), ClientError> {
         let offline = Kafka { brokers: Vec::new(), ..kafka.clone() };
-        Self::new(&offline, streams).map(drop)
+        Self::new(&offline, streams, Refusal::Stops).map(drop)
     }
 
     /// Hands a record to the client; copies it. Does not wait.

@@ -6,10 +6,14 @@ pub mod account;
 mod client;
 mod consumer;
 mod error;
+mod probe;
 mod settings;
+mod tls_files;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
-pub(crate) use settings::IN_FLIGHT_RECORDS_MAX;
-pub use settings::producer_properties;
+pub use probe::can_take_records;
+pub(crate) use settings::{CAREFUL_BYTES_MAX, IN_FLIGHT_RECORDS_MAX};
+pub use settings::{Refusal, producer_properties};
+pub use tls_files::{Renewal, TlsFiles};

@@ -18,6 +18,36 @@ const CLIENT_RECORDS_MAX: usize = 40_000;
 /// Largest batch: 256 KiB leaves a 128 kbit/s link inside the socket timeout, and is enough for full compression.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// How long a careful client gathers: all records that are handed over in one go are to be one batch.
+const CAREFUL_LINGER: Duration = Duration::from_millis(100);
+/// Most bytes handed to a careful client in one go: with the client's overhead they still are one batch.
+pub(crate) const CAREFUL_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
+
+/// What the client does when Kafka refuses a batch for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It stops. The batches behind are refused by the broker as out of sequence or were not sent, so none of them
+    /// overtakes the records that have to be sent again.
+    Stops,
+    /// It goes on: for a stream that is sent one batch at a time, while a record is isolated or a hold is probed.
+    /// Streams that flow beside it go on as well, but lose their order if they are refused in this time.
+    Careful,
+}
+
+impl Refusal {
+    /// The properties that make it so, to be set after all others.
+    pub(super) fn properties(self, kafka: &Kafka) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Stops => vec![("enable.gapless.guarantee", "true".into())],
+            Self::Careful => vec![
+                ("linger.ms", kafka.linger.max(CAREFUL_LINGER).as_millis().to_string()),
+                ("batch.size", BATCH_BYTES_MAX.to_string()),
+                ("batch.num.messages", "10000".into()),
+            ],
+        }
+    }
+}
+
 /// Every property of the producer, in the order they are set: the agent's, then the user's from `[kafka.properties]`.
 /// `streams` is the number of streams that share the client.
 pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String)> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::block::SealedBlock;
 use super::seal::Policy;
 use super::tail::StreamState;
-use super::{PeekError, Settings};
+use super::{PeekError, SetAsideError, Settings};
 use crate::metrics::{ByStream, ByStreamAndReason, Metrics};
 use crate::reading::{Lineage, Name, Position, Record};
 
@@ -54,6 +54,15 @@ pub(super) struct ReadReply {
     pub(super) disk_last: Option<Position>,
 }
 
+/// A record that Kafka will never take, on its way into the dead-letter file.
+pub(super) struct DeadLetterRequest {
+    pub(super) stream: usize,
+    pub(super) lineage: Arc<Lineage>,
+    pub(super) record: Record,
+    pub(super) error: String,
+    pub(super) reply: mpsc::SyncSender<Result<(), SetAsideError>>,
+}
+
 /// Everything below the lock.
 pub(super) struct Shared {
     pub(super) phase: Phase,
@@ -61,6 +70,7 @@ pub(super) struct Shared {
     pub(super) tail_bytes: usize,
     pub(super) reads: VecDeque<ReadRequest>,
     pub(super) set_aside: VecDeque<(usize, Record)>,
+    pub(super) dead_letters: VecDeque<DeadLetterRequest>,
     /// Flushes asked for, and done with what result.
     pub(super) flush_wanted: u64,
     pub(super) flush_done: u64,
@@ -122,6 +132,7 @@ impl Inner {
             tail_bytes: 0,
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),
+            dead_letters: VecDeque::new(),
             flush_wanted: 0,
             flush_done: 0,
             flush_error: None,

@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::dead_letter::SetAsideError;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
@@ -229,6 +230,17 @@ impl Queue {
         if wake {
             inner.store_wake.notify_one();
         }
+    }
+
+    /// Puts the record at the stream's cursor into the dead-letter file, as Kafka will never take it, and goes on
+    /// behind it: the next record's `skipped` counts it. Blocks until the file is durable, so not for async threads. A
+    /// position that is done already changes nothing. After a crash in between the record may be set aside twice.
+    ///
+    /// # Errors
+    /// When the file is full or fails, the record is not the next of its stream, or the store does not answer. The
+    /// record stays where it is then.
+    pub fn set_aside(&self, stream: StreamIndex, position: Position, error: &str) -> Result<(), SetAsideError> {
+        dead_letter::set_aside(self.inner(), stream, position, error)
     }
 
     /// Seals and fsyncs everything pushed before; blocks.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::PeekError;
 use super::dead_letter::DeadLetter;
-use super::engine::{Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
@@ -50,6 +50,7 @@ pub struct Backend {
 enum Work {
     Open,
     SetAside(usize, Record),
+    DeadLetter(DeadLetterRequest),
     Seal(Due),
     Flush(u64),
     Read(ReadRequest),
@@ -93,6 +94,8 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
     }
     let mut shared = inner.lock();
     shared.phase = Phase::Stopped(outcome);
+    // Whoever waits for one finds its channel closed.
+    shared.dead_letters.clear();
     for read in std::mem::take(&mut shared.reads) {
         let _ = read.reply.try_send(ReadReply { block: Err(PeekError::Closed), disk_last: None });
     }
@@ -107,6 +110,7 @@ impl Driver {
             match self.next_work() {
                 Work::Open => self.open(),
                 Work::SetAside(stream, record) => self.set_aside(stream, &record, "too_large"),
+                Work::DeadLetter(request) => self.dead_letter(&request),
                 Work::Seal(due) => {
                     let _ = self.seal_group(due);
                 }
@@ -145,6 +149,9 @@ impl Driver {
         }
         if let Some((stream, record)) = shared.set_aside.pop_front() {
             return Ok(Work::SetAside(stream, record));
+        }
+        if let Some(request) = shared.dead_letters.pop_front() {
+            return Ok(Work::DeadLetter(request));
         }
         if shared.flush_wanted > shared.flush_done {
             return Ok(Work::Flush(shared.flush_wanted));
@@ -300,6 +307,13 @@ impl Driver {
     fn set_aside(&mut self, stream: usize, record: &Record, reason: &'static str) {
         let name = Arc::clone(&self.inner.lock().streams[stream].name);
         self.dead_letter.keep(&name, record, reason, &self.inner.metrics);
+    }
+
+    fn dead_letter(&mut self, request: &DeadLetterRequest) {
+        let name = Arc::clone(&self.inner.lock().streams[request.stream].name);
+        let kept = self.dead_letter.keep_refused(&name, request, &self.inner.metrics);
+        // The uplink may have given up waiting; it will ask again.
+        let _ = request.reply.try_send(kept);
     }
 
     /// The last seal and cursor. Gives what went wrong.

@@ -161,6 +161,22 @@ impl StreamState {
         retired
     }
 
+    /// The record at the cursor was set aside. The next one says so, beside what this one would have said, although it
+    /// may have been handed out before: the uplink reads again from here, and a resend may carry more.
+    pub(super) fn set_aside(&mut self, position: Position, skipped: u64) -> Retired {
+        if self.lanes.is_done(position) {
+            return Retired::default();
+        }
+        let retired = self.ack(position);
+        let (at, records) = (position.next(), skipped.saturating_add(1));
+        let full = self.marks.len() >= MARKS_MAX;
+        match self.marks.first_mut() {
+            Some((first, count)) if full || *first == at => *count = count.saturating_add(records),
+            _ => self.marks.insert(0, (at, records)),
+        }
+        retired
+    }
+
     /// The oldest record of the tail, if it is not after `through`.
     fn pop_through(&mut self, through: Position) -> Option<Entry> {
         let oldest = self.tail.front()?.record.position;

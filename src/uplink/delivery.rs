@@ -95,28 +95,39 @@ impl Tracker {
     }
 }
 
+/// What a token stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Which stream.
+    pub stream: usize,
+    /// The serial its tracker gave.
+    pub serial: u64,
+    /// The Kafka timestamp it was sent with, ms since 1970 UTC.
+    pub timestamp_ms: i64,
+}
+
 /// Delivery tokens: small integers that fit a pointer on 32-bit machines, used again once reported.
 #[derive(Debug, Default)]
 pub struct Tokens {
-    slots: Vec<Option<(usize, u64)>>,
+    slots: Vec<Option<Sent>>,
     free: Vec<usize>,
 }
 
 impl Tokens {
-    /// A token for this record of this stream.
-    pub fn take(&mut self, stream: usize, serial: u64) -> usize {
+    /// A token for this record.
+    pub fn take(&mut self, sent: Sent) -> usize {
         if let Some(token) = self.free.pop()
             && let Some(slot) = self.slots.get_mut(token)
         {
-            *slot = Some((stream, serial));
+            *slot = Some(sent);
             return token;
         }
-        self.slots.push(Some((stream, serial)));
+        self.slots.push(Some(sent));
         self.slots.len() - 1
     }
 
-    /// The stream and serial the token was given for; the token is free afterwards.
-    pub fn give_back(&mut self, token: usize) -> Option<(usize, u64)> {
+    /// What the token was given for; the token is free afterwards.
+    pub fn give_back(&mut self, token: usize) -> Option<Sent> {
         let owner = self.slots.get_mut(token)?.take();
         if owner.is_some() {
             self.free.push(token);
@@ -163,10 +174,11 @@ mod tests {
     #[test]
     fn tokens_are_used_again_and_unknown_ones_are_ignored() {
         let mut tokens = Tokens::default();
-        let first = tokens.take(3, 70);
-        assert_eq!(tokens.give_back(first), Some((3, 70)));
+        let sent = Sent { stream: 3, serial: 70, timestamp_ms: 1 };
+        let first = tokens.take(sent);
+        assert_eq!(tokens.give_back(first), Some(sent));
         assert_eq!(tokens.give_back(first), None);
-        assert_eq!(tokens.take(4, 1), first);
+        assert_eq!(tokens.take(Sent { stream: 4, ..sent }), first);
         assert_eq!(tokens.give_back(99), None);
         assert_eq!(tokens.taken(), 1);
     }

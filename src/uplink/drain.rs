@@ -1,6 +1,8 @@
 //! The drain thread: which stream sends next, and what becomes of reports.
 //!
-//! Strict priority between streams, 256 KiB in turn among equals. The thread that sends is the only one that polls.
+//! The thread that sends is the only one that polls.
+
+mod sending;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,26 +11,28 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
-use super::encode::encode_json;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
-use super::timestamp::timestamp_ms;
+use super::timestamp::Timestamps;
+use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Notice, Outgoing, Producer, Report, SendError};
+use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
 use crate::metrics::{ByKind, ByStream, Metrics};
-use crate::queue::{Limit, Queue, StreamIndex};
-use crate::reading::{Lineage, Record};
+use crate::queue::{Queue, StreamIndex};
+use crate::reading::{Lineage, Position, Record};
 
-/// What one stream sends before an equal one has its turn.
-const TURN_BYTES: usize = 256 * 1024;
-/// Most records read from the queue at once.
-const PEEK_RECORDS: usize = 1_000;
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for a push while nothing is in flight.
 const IDLE_MAX: Duration = Duration::from_millis(200);
+/// How often the TLS files are looked at.
+const TLS_LOOK_NS: u64 = 30_000_000_000;
+/// How long what is in flight may take to arrive before a client with renewed TLS files takes over.
+const WIND_DOWN_MAX_NS: u64 = 10_000_000_000;
+/// How long a client that stops is listened to.
+const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// How long the last flush may take.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 
@@ -41,9 +45,7 @@ struct Outlet {
     /// Read and not yet sent.
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
-    /// Timestamps of what is in flight could be kept one by one; the newest sent before a success is near enough.
-    sent_timestamp_ms: Option<i64>,
-    accepted_timestamp_ms: Option<i64>,
+    timestamps: Timestamps,
 }
 
 struct Drain<'a> {
@@ -58,6 +60,11 @@ struct Drain<'a> {
     notices: Vec<Notice>,
     payload: Vec<u8>,
     rebuild: Option<String>,
+    watchdog: Watchdog,
+    tls_files: TlsFiles,
+    tls_looked_ns: u64,
+    /// The TLS files were renewed at this time, and the client is to be changed.
+    renewed_ns: Option<u64>,
     peek_failed: bool,
 }
 
@@ -83,11 +90,12 @@ pub fn run(
             lane: Lane::new(backoff),
             ready: VecDeque::new(),
             lineage: None,
-            sent_timestamp_ms: None,
-            accepted_timestamp_ms: None,
+            timestamps: Timestamps::default(),
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let mut drain = Drain {
         settings,
         queue,
@@ -100,12 +108,17 @@ pub fn run(
         notices: Vec::new(),
         payload: Vec::new(),
         rebuild: None,
+        watchdog,
+        tls_files,
+        tls_looked_ns: boot_ns(),
+        renewed_ns: None,
         peek_failed: false,
     };
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
     while !drain.stop.is_cancelled() {
-        match Producer::new(&drain.settings.kafka, drain.outlets.len()) {
-            Ok(client) => drain.with_client(&client),
+        let refusal = drain.refusal();
+        match Producer::new(&drain.settings.kafka, drain.outlets.len(), refusal) {
+            Ok(client) => drain.with_client(&client, refusal),
             Err(error) => {
                 tracing::warn!(error = %error, "kafka client cannot be made");
                 drain.health().error(error.to_string());
@@ -114,7 +127,11 @@ pub fn run(
         drain.client_lost();
         if !drain.stop.is_cancelled() {
             drain.metrics.uplink_client_rebuilds.inc();
-            drain.pause(pace.rebuild_interval);
+            // The other kind of client is a step forward; the same kind again may meet the same error.
+            let renewed = drain.renewed_ns.take().is_some();
+            if drain.refusal() == refusal && !renewed {
+                drain.pause(pace.rebuild_interval);
+            }
         }
     }
     drain.health().stopped();
@@ -140,12 +157,22 @@ impl Drain<'_> {
     }
 
     /// Drains until the agent ends or the client must be built anew.
-    fn with_client(&mut self, client: &Producer) {
+    fn with_client(&mut self, client: &Producer, refusal: Refusal) {
+        self.watchdog.new_client(boot_ns());
         let mut wait = Duration::ZERO;
         let mut pushes_seen = 0;
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
-            let sent = self.fill(client);
+            // Before the client is changed, what is in flight may arrive.
+            self.look_at_tls_files();
+            let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
+            let winds_down = care_is_over || self.renewed_ns.is_some();
+            let sent = if winds_down { 0 } else { self.fill(client) };
             let in_flight = self.tokens.taken();
+            let waited_out = self.renewed_ns.is_some_and(|at_ns| boot_ns() > at_ns.saturating_add(WIND_DOWN_MAX_NS));
+            if winds_down && (in_flight == 0 || waited_out) {
+                tracing::debug!(in_flight, "kafka client is changed");
+                return;
+            }
             if sent > 0 {
                 wait = Duration::ZERO;
             } else if in_flight == 0 {
@@ -153,13 +180,70 @@ impl Drain<'_> {
             }
             let reported = self.poll(client, if sent == 0 && in_flight > 0 { wait } else { Duration::ZERO });
             wait = if reported > 0 { Duration::ZERO } else { self.longer(wait) };
+            self.watch(client);
             self.metrics.uplink_in_flight_records.set(i64::try_from(self.tokens.taken()).unwrap_or(i64::MAX));
         }
         if self.stop.is_cancelled() {
             self.finish(client);
         } else if let Some(reason) = self.rebuild.take() {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
+            self.last_reports(client);
         }
+    }
+
+    /// Takes up renewed certificates, keys and trust anchors once a client can be made of them.
+    fn look_at_tls_files(&mut self) {
+        let now_ns = boot_ns();
+        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
+            return;
+        }
+        self.tls_looked_ns = now_ns;
+        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
+            Renewal::None => return,
+            Renewal::Ready => {
+                tracing::info!("tls files were renewed, kafka client is changed");
+                self.renewed_ns = Some(now_ns);
+                "applied"
+            }
+            Renewal::Unusable(error) => {
+                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
+                "refused"
+            }
+        };
+        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// Gives up a client that is stuck; the queue has all that it held.
+    fn watch(&mut self, client: &Producer) {
+        let now_ns = boot_ns();
+        for outlet in self.outlets.iter().filter(|outlet| outlet.lane.in_flight().0 == 0) {
+            self.watchdog.sign(outlet.index.0, now_ns);
+        }
+        let suspects = self.watchdog.suspects(now_ns);
+        if !suspects.is_empty() {
+            let stuck = self.outlets.iter().filter(|outlet| suspects.contains(&outlet.index.0));
+            let topics = stuck.map(|outlet| outlet.topic.clone()).collect();
+            self.watchdog.ask(&self.settings.kafka, topics);
+        }
+        if self.watchdog.is_client_stuck() {
+            self.metrics.uplink_watchdog_rebuilds.inc();
+            self.rebuild = Some("it is stuck: no delivery report, although the cluster takes records".into());
+            client.purge();
+        }
+    }
+
+    /// What the stopping client still has to say: which batch was refused, and what arrived.
+    fn last_reports(&mut self, client: &Producer) {
+        let end_ns = boot_ns().saturating_add(as_ns(LAST_REPORTS_MAX));
+        while self.tokens.taken() > 0 && boot_ns() < end_ns && !self.stop.is_cancelled() {
+            self.poll(client, Duration::from_millis(10));
+        }
+    }
+
+    /// The kind of client that the streams need now.
+    fn refusal(&self) -> Refusal {
+        let careful = self.outlets.iter().any(|outlet| outlet.lane.is_careful());
+        if careful { Refusal::Careful } else { Refusal::Stops }
     }
 
     fn longer(&self, wait: Duration) -> Duration {
@@ -173,102 +257,6 @@ impl Drain<'_> {
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
     }
 
-    /// One turn of the highest stream that has something and may send it. Gives the records sent.
-    fn fill(&mut self, client: &Producer) -> usize {
-        for place in 0..self.outlets.len() {
-            let (sent, full) = self.turn(client, place);
-            if sent > 0 {
-                self.step_back(place);
-            }
-            if sent > 0 || full {
-                return sent;
-            }
-        }
-        0
-    }
-
-    /// Puts a stream behind its equals.
-    fn step_back(&mut self, place: usize) {
-        let priority = self.outlets[place].priority;
-        let equals = self.outlets[place..].iter().take_while(|outlet| outlet.priority == priority).count();
-        self.outlets[place..place + equals].rotate_left(1);
-    }
-
-    /// Sends of one stream what its turn and the window allow. Gives the records sent, and whether the client is full.
-    fn turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
-        let (mut sent, mut bytes) = (0, 0);
-        while bytes < TURN_BYTES {
-            let now_ns = boot_ns();
-            let outlet = &mut self.outlets[place];
-            let room = outlet.lane.room(now_ns, IN_FLIGHT_RECORDS_MAX, self.settings.kafka.in_flight_bytes_max);
-            if room == 0 || !self.read_ahead(place, room) {
-                break;
-            }
-            match self.send_next(client, place) {
-                Ok(size) => {
-                    sent += 1;
-                    bytes += size;
-                }
-                Err(SendError::Full) => return (sent, true),
-                Err(SendError::Failed(failure)) => {
-                    let outlet = &mut self.outlets[place];
-                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
-                    self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
-                    let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
-                    self.follow(place, events);
-                    break;
-                }
-            }
-        }
-        (sent, false)
-    }
-
-    /// Makes sure that a record is ready. Gives whether there is one.
-    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
-        let outlet = &mut self.outlets[place];
-        if !outlet.ready.is_empty() {
-            return true;
-        }
-        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
-        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
-            Ok(Some(batch)) => {
-                outlet.lineage = Some(batch.lineage);
-                outlet.ready.extend(batch.records);
-                self.peek_failed = false;
-            }
-            Ok(None) => {}
-            Err(error) if !self.peek_failed => {
-                self.peek_failed = true;
-                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-            }
-            Err(_) => {}
-        }
-        !self.outlets[place].ready.is_empty()
-    }
-
-    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
-    fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
-        let outlet = &mut self.outlets[place];
-        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
-        self.payload.clear();
-        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
-        let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = timestamp_ms(record.stamp, outlet.accepted_timestamp_ms, refused);
-        let bytes = self.payload.len() + record.device.len();
-        let serial = outlet.lane.next_serial();
-        let token = self.tokens.take(outlet.index.0, serial);
-        let outgoing =
-            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
-        if let Err(error) = client.send(outgoing) {
-            self.tokens.give_back(token);
-            return Err(error);
-        }
-        outlet.lane.took(record.position, bytes);
-        outlet.sent_timestamp_ms = Some(timestamp_ms);
-        outlet.ready.pop_front();
-        Ok(bytes)
-    }
-
     /// Serves the client's callbacks. Gives how many reports came.
     fn poll(&mut self, client: &Producer, wait: Duration) -> usize {
         client.poll(wait, &mut self.reports, &mut self.notices);
@@ -276,6 +264,7 @@ impl Drain<'_> {
             match notice {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected(),
+                Notice::Requested => self.watchdog.requested(boot_ns()),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
@@ -297,13 +286,14 @@ impl Drain<'_> {
     }
 
     fn report(&mut self, report: Report) {
-        let Some((stream, serial)) = self.tokens.give_back(report.token) else { return };
-        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == stream) else { return };
+        let Some(sent) = self.tokens.give_back(report.token) else { return };
+        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == sent.stream) else { return };
+        self.watchdog.sign(sent.stream, boot_ns());
         match &report.failure {
             None => {
                 self.connected();
                 let outlet = &mut self.outlets[place];
-                outlet.accepted_timestamp_ms = outlet.sent_timestamp_ms;
+                outlet.timestamps.accepted(sent.timestamp_ms);
                 let stream = outlet.name.clone();
                 self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc();
             }
@@ -311,7 +301,7 @@ impl Drain<'_> {
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
             }
         }
-        let events = self.outlets[place].lane.reported(serial, report.failure, boot_ns(), fastrand::f64());
+        let events = self.outlets[place].lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
         self.follow(place, events);
     }
 
@@ -322,6 +312,7 @@ impl Drain<'_> {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
+                Event::SetAside(position, error) => self.set_aside(place, position, &error),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
             }
         }
@@ -330,6 +321,23 @@ impl Drain<'_> {
         if outlet.lane.take_rewound() {
             outlet.ready.clear();
         }
+    }
+
+    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
+    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
+        // At the end there is no time to wait for the store: it is found again after the next start.
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let outlet = &mut self.outlets[place];
+        let events = match self.queue.set_aside(outlet.index, position, error) {
+            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
+            Err(failed) => {
+                let reason = format!("poison record {position} ({error}) stays: {failed}");
+                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
+            }
+        };
+        self.follow(place, events);
     }
 
     fn connected(&mut self) {
@@ -365,11 +373,11 @@ impl Drain<'_> {
 
     fn client_lost(&mut self) {
         self.tokens.clear();
+        self.metrics.uplink_in_flight_records.set(0);
         self.rebuild = None;
-        for outlet in &mut self.outlets {
-            outlet.lane.client_lost();
-            outlet.lane.take_rewound();
-            outlet.ready.clear();
+        for place in 0..self.outlets.len() {
+            let events = self.outlets[place].lane.client_lost(boot_ns(), fastrand::f64());
+            self.follow(place, events);
         }
     }
 }

@@ -2,11 +2,20 @@
 //!
 //! After a failure nothing more is sent until everything in flight is reported; then sending starts again behind the
 //! last record that is delivered without a gap. So order holds at the price of repeating what was delivered beyond.
+//! That nothing is delivered beyond for the first time is the client's part: it stops when a batch is refused
+//! ([`crate::kafka::Refusal`]); then one batch at a time is sent until what was refused stands alone.
 
-use crate::kafka::{Class, Failure};
+use std::collections::VecDeque;
+
+use crate::kafka::{CAREFUL_BYTES_MAX, Class, Failure};
 use crate::reading::Position;
 
 use super::delivery::Tracker;
+
+/// More poison records than this...
+pub const POISON_MAX: usize = 20;
+/// ...among so many records of a stream are a configuration error: it is held.
+pub const POISON_AMONG: u64 = 1_000;
 
 /// Delays between attempts: doubled at each, capped, and spread by chance so that a fleet does not come back at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +43,9 @@ pub enum Event {
     Held(String),
     /// It delivers again.
     Released,
+    /// Kafka will never take this record, the first that is not delivered, for this reason: set it aside, and say
+    /// what came of it by [`Lane::was_set_aside`] or [`Lane::not_set_aside`].
+    SetAside(Position, String),
     /// The client must be built anew.
     Rebuild(String),
 }
@@ -61,12 +73,18 @@ pub struct Lane {
     /// While something is being isolated or probed: most records sent before all of them must be reported.
     window: Option<usize>,
     window_sent: usize,
+    /// The window takes no more: all of it went in one go.
+    window_closed: bool,
     /// The last position handed to the client since the last rewind.
     sent: Option<Position>,
     held: Option<String>,
     /// A record whose timestamp was refused once: sent again with another.
     retimed: Option<Position>,
     rewound: bool,
+    /// Records delivered or set aside so far.
+    settled: u64,
+    /// What `settled` was at each of the latest records set aside.
+    poison: VecDeque<u64>,
 }
 
 impl Lane {
@@ -79,10 +97,13 @@ impl Lane {
             attempt: 0,
             window: None,
             window_sent: 0,
+            window_closed: false,
             sent: None,
             held: None,
             retimed: None,
             rewound: false,
+            settled: 0,
+            poison: VecDeque::new(),
         }
     }
 
@@ -116,11 +137,19 @@ impl Lane {
             Mode::Flowing => {}
         }
         let (records, bytes) = self.in_flight();
-        if records > 0 && bytes >= in_flight_bytes_max {
+        let Some(window) = self.window else {
+            let full = records > 0 && bytes >= in_flight_bytes_max;
+            return if full { 0 } else { in_flight_records_max.saturating_sub(records) };
+        };
+        if self.window_closed || records > 0 && bytes >= in_flight_bytes_max.min(CAREFUL_BYTES_MAX) {
             return 0;
         }
-        let room = in_flight_records_max.saturating_sub(records);
-        self.window.map_or(room, |window| room.min(window.saturating_sub(self.window_sent)))
+        in_flight_records_max.min(window).saturating_sub(self.window_sent)
+    }
+
+    /// What was sent in one go is all of a window: the next one waits until all of it is reported.
+    pub fn turn_ended(&mut self) {
+        self.window_closed = self.window.is_some() && self.window_sent > 0;
     }
 
     /// When it may send again, while it waits.
@@ -159,7 +188,9 @@ impl Lane {
     /// A record was reported.
     pub fn reported(&mut self, serial: u64, failure: Option<Failure>, now_ns: u64, chance: f64) -> Vec<Event> {
         let mut events = Vec::new();
+        let open = self.tracker.unacknowledged();
         if let Some(through) = self.tracker.reported(serial, failure.is_none()) {
+            self.settled += (open - self.tracker.unacknowledged()) as u64;
             events.push(Event::Acknowledged(through));
             self.attempt = 0;
             if self.held.take().is_some() {
@@ -173,18 +204,37 @@ impl Lane {
         events
     }
 
-    /// The client was destroyed: nothing in flight will be reported any more.
-    pub fn client_lost(&mut self) {
-        self.rewind();
-        if matches!(self.mode, Mode::Draining { .. }) {
-            self.mode = Mode::Flowing;
-        }
+    /// The record of [`Event::SetAside`] is in the dead-letter file.
+    pub fn was_set_aside(&mut self) -> Option<Event> {
+        self.settled += 1;
+        self.poison.push_back(self.settled);
+        self.attempt = 0;
+        self.held.take().map(|_| Event::Released)
+    }
+
+    /// It could not be set aside: the stream waits.
+    pub fn not_set_aside(&mut self, reason: String, now_ns: u64, chance: f64) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.hold(reason, now_ns, chance, &mut events);
+        events
+    }
+
+    /// The client was destroyed: nothing in flight will be reported any more. What is known of a failure stays known.
+    pub fn client_lost(&mut self, now_ns: u64, chance: f64) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.conclude(now_ns, chance, &mut events);
+        events
+    }
+
+    /// Whether one record must be told from others, or a held stream is probed: then windows are sent one by one.
+    pub fn is_careful(&self) -> bool {
+        self.window.is_some()
     }
 
     fn rewind(&mut self) {
         self.tracker.rewind();
         self.sent = None;
-        self.window_sent = 0;
+        (self.window_sent, self.window_closed) = (0, false);
         self.rewound = true;
     }
 
@@ -192,9 +242,9 @@ impl Lane {
         if failure.class == Class::Fatal {
             events.push(Event::Rebuild(failure.text.clone()));
         }
-        // The first failure is the cause; those that follow while draining are mostly its consequences.
+        // The others are mostly consequences: a client that stops fails all that is behind the cause.
         match &mut self.mode {
-            Mode::Draining { failure: first, .. } if first.class != Class::Retried => {}
+            Mode::Draining { failure: first, .. } if rank(first.class) >= rank(failure.class) => {}
             mode => *mode = Mode::Draining { failure, culprit },
         }
     }
@@ -204,40 +254,68 @@ impl Lane {
         if self.tracker.pending() > 0 {
             return;
         }
-        let Mode::Draining { failure, culprit } = std::mem::replace(&mut self.mode, Mode::Flowing) else {
+        if matches!(self.mode, Mode::Draining { .. }) {
+            self.conclude(now_ns, chance, events);
+        } else {
             self.widen_window();
-            return;
-        };
-        let suspects = self.tracker.unacknowledged();
-        let suspect = culprit.or_else(|| self.tracker.first());
-        self.rewind();
-        match failure.class {
-            Class::Poison if culprit.is_none() && suspects > 1 => {
-                // One of these; the rest only shared its batch. Halve until it stands alone.
-                self.window = Some(suspects / 2);
-            }
-            Class::Poison => self.isolated(suspect, &failure, now_ns, chance, events),
-            Class::Held => self.hold(failure.text, now_ns, chance, events),
-            Class::Retried | Class::Fatal => self.wait(now_ns, chance),
         }
     }
 
-    fn isolated(
-        &mut self,
-        suspect: Option<Position>,
-        failure: &Failure,
-        now_ns: u64,
-        chance: f64,
-        events: &mut Vec<Event>,
-    ) {
-        if failure.timestamp_refused && suspect.is_some() && self.retimed != suspect {
-            // A clock that is ahead is no fault of the record: once more, with a time the broker knows.
-            self.retimed = suspect;
-            self.window = Some(1);
-            return;
+    /// Goes back to the first record that is not delivered, and draws the conclusions of a failure.
+    fn conclude(&mut self, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
+        let suspects = self.tracker.unacknowledged();
+        let first = self.tracker.first();
+        self.rewind();
+        let Mode::Draining { failure, culprit } = &self.mode else { return };
+        let (failure, culprit) = (failure.clone(), *culprit);
+        self.mode = Mode::Flowing;
+        match failure.class {
+            // What is before the culprit comes first; then the culprit meets the same refusal again.
+            Class::Poison if culprit.is_some() && suspects > 0 => {}
+            Class::Poison if suspects > 1 => {
+                // One of these; the rest only shared its batch. Halve until it stands alone.
+                self.window = Some(suspects / 2);
+            }
+            Class::Poison => {
+                if let Some(suspect) = culprit.or(first) {
+                    self.isolated(suspect, failure, now_ns, chance, events);
+                }
+            }
+            Class::Held => self.hold(failure.text, now_ns, chance, events),
+            Class::Retried => {
+                // What fails again and again must not stop the client for the other streams each time.
+                if self.attempt > 0 {
+                    self.window = Some(1);
+                }
+                self.wait(now_ns, chance);
+            }
+            // The new client has a pause of its own.
+            Class::Fatal => {}
         }
-        let place = suspect.map_or_else(|| "?".to_owned(), |position| position.to_string());
-        self.hold(format!("poison record {place}: {}", failure.text), now_ns, chance, events);
+    }
+
+    fn isolated(&mut self, suspect: Position, failure: Failure, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
+        self.window = Some(1);
+        if failure.timestamp_refused {
+            // A clock that is ahead is no fault of the record: once more, with a time the broker knows.
+            if self.retimed != Some(suspect) {
+                self.retimed = Some(suspect);
+                return;
+            }
+            let reason = format!("record {suspect}: {}, also with the last time that was accepted", failure.text);
+            return self.hold(reason, now_ns, chance, events);
+        }
+        while self.poison.front().is_some_and(|at| at + POISON_AMONG <= self.settled + 1) {
+            self.poison.pop_front();
+        }
+        if self.poison.len() >= POISON_MAX {
+            let reason = format!(
+                "more than {POISON_MAX} of the last {POISON_AMONG} records are refused, now {suspect}: {}",
+                failure.text
+            );
+            return self.hold(reason, now_ns, chance, events);
+        }
+        events.push(Event::SetAside(suspect, failure.text));
     }
 
     fn hold(&mut self, reason: String, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
@@ -258,12 +336,20 @@ impl Lane {
     /// A window was delivered whole: the next may be twice as large, until it is no limit any more.
     fn widen_window(&mut self) {
         const NO_LIMIT_ABOVE: usize = 1_000;
-        if let Some(window) = self.window
-            && self.window_sent >= window
-        {
-            self.window_sent = 0;
-            self.window = Some(window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
+        if self.window_sent > 0 {
+            (self.window_sent, self.window_closed) = (0, false);
+            self.window = self.window.map(|window| window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
         }
+    }
+}
+
+/// Which of two failures is the cause.
+fn rank(class: Class) -> u8 {
+    match class {
+        Class::Poison => 3,
+        Class::Held => 2,
+        Class::Fatal => 1,
+        Class::Retried => 0,
     }
 }
 

@@ -67,7 +67,8 @@ fn a_refused_timestamp_is_replaced_once_and_then_held() {
     assert!(lane.is_retimed(position(7)));
     let serial = lane.took(position(7), 10);
     let events = lane.reported(serial, Some(refused), 0, 1.0);
-    assert_eq!(events, [Event::Held("poison record 1:7: no".into())]);
+    let reason = "record 1:7: no, also with the last time that was accepted";
+    assert_eq!(events, [Event::Held(reason.into())], "never set aside");
 }
 
 #[test]
@@ -76,40 +77,142 @@ fn a_fatal_error_asks_for_a_new_client() {
     let serial = lane.took(position(0), 10);
     lane.took(position(1), 10);
     assert_eq!(lane.reported(serial, Some(failure(Class::Fatal)), 0, 1.0), [Event::Rebuild("no".into())]);
-    lane.client_lost();
+    assert_eq!(lane.client_lost(0, 1.0), []);
     assert_eq!((lane.in_flight(), lane.sent(), room(&mut lane, 0)), ((0, 0), None, 100));
 }
 
-/// Drives a lane against a broker that fails whole batches holding the poison record; gives what was acknowledged
-/// last, why it is held, and how many windows it took.
-fn isolate(records: u64, poison: u64) -> (Option<Position>, Option<String>, usize) {
+#[test]
+fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
     let mut lane = Lane::new(BACKOFF);
-    let (mut cursor, mut acknowledged, mut windows) = (0, None, 0);
-    while lane.held().is_none() && cursor < records {
+    let serials: Vec<u64> = (0..4).map(|seq| lane.took(position(seq), 1)).collect();
+    // The client has stopped: what is behind the cause is reported with other errors, or not at all.
+    lane.reported(serials[2], Some(failure(Class::Fatal)), 0, 1.0);
+    lane.reported(serials[0], Some(failure(Class::Poison)), 0, 1.0);
+    lane.reported(serials[1], Some(failure(Class::Retried)), 0, 1.0);
+    assert_eq!(lane.client_lost(0, 1.0), []);
+    assert_eq!((room(&mut lane, 0), lane.is_careful()), (2, true), "the suspects are halved");
+    lane.took(position(0), 1);
+    let serial = lane.took(position(1), 1);
+    lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0);
+    lane.client_lost(0, 1.0);
+    let serial = lane.took(position(0), 1);
+    assert_eq!(room(&mut lane, 0), 0);
+    assert_eq!(
+        lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0),
+        [Event::SetAside(position(0), "no".into())]
+    );
+}
+
+#[test]
+fn a_record_that_is_refused_at_once_waits_for_those_before_it() {
+    let mut lane = Lane::new(BACKOFF);
+    let serial = lane.took(position(0), 1);
+    assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 1.0), []);
+    assert_eq!(room(&mut lane, 0), 0);
+    assert_eq!(lane.reported(serial, Some(failure(Class::Retried)), 0, 1.0), [], "that one comes first");
+    let serial = lane.took(position(0), 1);
+    assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 1.0), []);
+    let events = lane.reported(serial, None, 0, 1.0);
+    assert_eq!(events, [Event::Acknowledged(position(0)), Event::SetAside(position(1), "no".into())]);
+}
+
+#[test]
+fn what_cannot_be_set_aside_is_held_and_tried_again() {
+    let mut lane = Lane::new(BACKOFF);
+    let set_aside = [Event::SetAside(position(0), "no".into())];
+    assert_eq!(lane.refused(position(0), failure(Class::Poison), 0, 1.0), set_aside);
+    assert_eq!(lane.not_set_aside("full".into(), 0, 1.0), [Event::Held("full".into())]);
+    assert_eq!((room(&mut lane, 99), room(&mut lane, 100)), (0, 1));
+    assert_eq!(lane.refused(position(0), failure(Class::Poison), 100, 1.0), set_aside);
+    assert_eq!(lane.was_set_aside(), Some(Event::Released));
+    assert_eq!(lane.held(), None);
+    assert_eq!(room(&mut lane, 100), 1);
+}
+
+/// Refuses the records of which `is_poison` says so; gives how many were set aside before the stream was held.
+fn set_aside_until_held(is_poison: impl Fn(u64) -> bool, records: u64) -> usize {
+    let mut lane = Lane::new(BACKOFF);
+    let mut count = 0;
+    for seq in 0..records {
+        if !is_poison(seq) {
+            let serial = lane.took(position(seq), 1);
+            lane.reported(serial, None, 0, 1.0);
+            continue;
+        }
+        match &lane.refused(position(seq), failure(Class::Poison), 0, 1.0)[..] {
+            [Event::SetAside(..)] => {
+                lane.was_set_aside();
+                count += 1;
+            }
+            [Event::Held(reason)] => {
+                assert!(reason.starts_with("more than 20 of the last 1000 records"), "{reason}");
+                return count;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    count
+}
+
+#[test]
+fn more_than_twenty_in_a_thousand_are_a_configuration_error() {
+    assert_eq!(set_aside_until_held(|_| true, 500), 20);
+    assert_eq!(set_aside_until_held(|seq| seq % 50 == 0, 10_000), 200, "20 in every 1 000 are borne");
+    assert_eq!(set_aside_until_held(|seq| seq % 49 == 0, 10_000), 20);
+}
+
+/// Drives a lane against a broker that fails whole batches holding a poison record, and whose client may stop at once
+/// then; gives what was delivered first, what was set aside, and how many windows it took.
+fn isolate(records: u64, poison: &[u64], client_stops: bool) -> (Vec<u64>, Vec<u64>, usize) {
+    let mut lane = Lane::new(BACKOFF);
+    let (mut cursor, mut delivered, mut set_aside, mut windows) = (0, Vec::new(), Vec::new(), 0);
+    while cursor < records {
         windows += 1;
         let first = cursor;
         let last = (first + room(&mut lane, 0) as u64).min(records);
         let serials: Vec<u64> = (first..last).map(|seq| lane.took(position(seq), 1)).collect();
-        let bad = (first..last).contains(&poison);
+        let bad = poison.iter().any(|seq| (first..last).contains(seq));
+        let mut events = Vec::new();
         for serial in serials {
-            for event in lane.reported(serial, bad.then(|| failure(Class::Poison)), 0, 1.0) {
-                if let Event::Acknowledged(through) = event {
-                    acknowledged = Some(through);
+            events.extend(lane.reported(serial, bad.then(|| failure(Class::Poison)), 0, 1.0));
+            if bad && client_stops {
+                events.extend(lane.client_lost(0, 1.0));
+                break;
+            }
+        }
+        for event in events {
+            match event {
+                Event::Acknowledged(through) => {
+                    delivered.extend(cursor..=through.seq());
                     cursor = through.seq() + 1;
                 }
+                Event::SetAside(position, _) => {
+                    assert_eq!(position.seq(), cursor, "all before it is delivered");
+                    set_aside.push(cursor);
+                    cursor += 1;
+                    lane.was_set_aside();
+                }
+                other => panic!("{other:?}"),
             }
         }
     }
-    (acknowledged, lane.held().map(str::to_owned), windows)
+    (delivered, set_aside, windows)
 }
 
 proptest! {
     #[test]
-    fn a_poison_record_is_found_and_all_before_it_are_delivered(records in 1_u64..400, pick in any::<prop::sample::Index>()) {
-        let poison = pick.index(records as usize) as u64;
-        let (acknowledged, held, windows) = isolate(records, poison);
-        prop_assert_eq!(held, Some(format!("poison record 1:{poison}: no")));
-        prop_assert_eq!(acknowledged, poison.checked_sub(1).map(position));
-        prop_assert!(windows < 60, "{} windows", windows);
+    fn poison_records_are_found_and_all_others_are_delivered_in_order(
+        records in 1_u64..400,
+        picks in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+        client_stops in any::<bool>(),
+    ) {
+        let mut poison: Vec<u64> = picks.iter().map(|pick| pick.index(records as usize) as u64).collect();
+        poison.sort_unstable();
+        poison.dedup();
+        let (delivered, set_aside, windows) = isolate(records, &poison, client_stops);
+        prop_assert_eq!(&set_aside, &poison);
+        let rest: Vec<u64> = (0..records).filter(|seq| !poison.contains(seq)).collect();
+        prop_assert_eq!(delivered, rest);
+        prop_assert!(windows < 40 * (poison.len() + 1), "{} windows", windows);
     }
 }

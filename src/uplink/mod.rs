@@ -10,6 +10,7 @@ pub mod encode;
 mod health;
 mod lane;
 mod timestamp;
+mod watchdog;
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +47,10 @@ pub struct Pace {
     pub backoff_max: Duration,
     /// Least time between two rebuilds of the client.
     pub rebuild_interval: Duration,
+    /// In flight and without a report for so long, a stream's client may be stuck: three socket timeouts.
+    pub stall: Duration,
+    /// Least time between two rebuilds of a client that is stuck.
+    pub stall_interval: Duration,
 }
 
 impl Default for Pace {
@@ -55,6 +60,8 @@ impl Default for Pace {
             backoff_first: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),
             rebuild_interval: Duration::from_secs(5),
+            stall: Duration::from_secs(60),
+            stall_interval: Duration::from_secs(300),
         }
     }
 }

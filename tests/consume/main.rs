@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay::config::{Kafka, KafkaCompression};
 use forebay::demo::kafka::EmbeddedKafka;
-use forebay::kafka::{Outgoing, Producer};
+use forebay::kafka::{Outgoing, Producer, Refusal};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ impl Topic {
             linger: Duration::ZERO,
             properties: [].into(),
         };
-        Self { broker, producer: Producer::new(&kafka, 1).unwrap(), sent: 0 }
+        Self { broker, producer: Producer::new(&kafka, 1, Refusal::Stops).unwrap(), sent: 0 }
     }
 
     /// One record a second from noon on: `(device, run, seq, skipped)`; returns once Kafka has all.

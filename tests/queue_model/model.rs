@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use forebay::config::Durability;
-use forebay::queue::{Limit, Pushed, Queue, Settings, StreamIndex};
+use forebay::queue::{Limit, Pushed, Queue, SetAsideError, Settings, StreamIndex};
 use forebay::reading::Position;
 use proptest::prelude::*;
 
@@ -215,6 +215,7 @@ proptest! {
 enum FullStep {
     Push { stream: usize, records: usize },
     Take { stream: usize, records: usize },
+    SetAside { stream: usize },
     Flush,
     Restart,
     CrashAfterFlush,
@@ -224,6 +225,7 @@ fn full_step() -> impl Strategy<Value = FullStep> {
     prop_oneof![
         5 => (0..2_usize, 1..30_usize).prop_map(|(stream, records)| FullStep::Push { stream, records }),
         2 => (0..2_usize, 1..30_usize).prop_map(|(stream, records)| FullStep::Take { stream, records }),
+        2 => (0..2_usize).prop_map(|stream| FullStep::SetAside { stream }),
         4 => Just(FullStep::Flush),
         1 => Just(FullStep::Restart),
         1 => Just(FullStep::CrashAfterFlush),
@@ -240,6 +242,25 @@ fn take(queue: &Queue, stream: usize, records: usize, seen: &mut [(u64, u64)]) -
     true
 }
 
+/// Reads some, as the uplink does before it finds out, then sets the first aside. The next one bears the mark.
+fn set_aside(queue: &Queue, stream: usize) {
+    let stream = StreamIndex(stream);
+    let Some(batch) = queue.peek(stream, None, Limit { records: 3, bytes: usize::MAX }).unwrap() else { return };
+    let first = &batch.records[0];
+    let skipped = first.skipped;
+    if let Some(second) = batch.records.get(1) {
+        let refused = queue.set_aside(stream, second.position, "refused");
+        assert!(matches!(refused, Err(SetAsideError::NotNext { next, .. }) if next == first.position));
+    }
+    queue.set_aside(stream, first.position, "refused").unwrap();
+    queue.set_aside(stream, first.position, "refused").unwrap();
+    if let Some(second) = batch.records.get(1) {
+        let next = queue.peek(stream, None, Limit { records: 1, bytes: usize::MAX }).unwrap().unwrap();
+        assert_eq!(next.records[0].position, second.position);
+        assert_eq!(next.records[0].skipped, second.skipped + skipped + 1);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -249,6 +270,7 @@ proptest! {
         let (disk, clock) = (Disk::default(), Clock::default());
         disk.with(|platter| platter.epochs_max = Some(2));
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("queue")).unwrap();
         let settings = settings(&[("one", Durability::Window), ("two", Durability::Window)], 1 << 20, dir.path());
         let mut queue = start(&disk, &settings, &clock).0;
         let (mut pushed, mut seen) = ([0_u64; 2], [(0_u64, 0_u64); 2]);
@@ -261,6 +283,7 @@ proptest! {
                     }
                 }
                 FullStep::Take { stream, records } => { take(&queue, stream, records, &mut seen); }
+                FullStep::SetAside { stream } => set_aside(&queue, stream),
                 FullStep::Flush => queue.flush().unwrap(),
                 FullStep::Restart => {
                     queue.close().unwrap();

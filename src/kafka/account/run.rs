@@ -24,9 +24,11 @@ impl Run {
         true
     }
 
-    /// The record at `seq` says that so many before it were removed on purpose.
+    /// The record at `seq` says that so many before it were removed on purpose. Of several copies a later one may know
+    /// of more: what was set aside after the first was sent.
     pub(super) fn declare_skipped(&mut self, seq: u64, count: u64) {
-        self.skipped.insert(seq, count);
+        let most = self.skipped.entry(seq).or_default();
+        *most = count.max(*most);
     }
 
     /// How many were removed on purpose.

@@ -97,6 +97,12 @@ fn a_full_account_counts_what_it_does_not_take() {
     assert_eq!((account.received(), account.beyond()), (1, 1));
 }
 
+#[test]
+fn a_copy_may_explain_the_hole_before_it() {
+    let account = account(&[("a", 1, 0, 0), ("a", 1, 2, 0), ("a", 1, 2, 1)]);
+    assert_eq!((account.received(), account.missing(), account.repeated()), (2, 0, 1));
+}
+
 proptest::proptest! {
     #[test]
     fn the_size_is_known(

@@ -1,0 +1,117 @@
+//! From the queue into the client: strict priority between streams, 256 KiB in turn among equals.
+
+use super::Drain;
+use crate::clock::boot_ns;
+use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Outgoing, Producer, SendError};
+use crate::metrics::ByKind;
+use crate::queue::Limit;
+use crate::uplink::delivery::Sent;
+use crate::uplink::encode::encode_json;
+
+/// What one stream sends before an equal one has its turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// Most records read from the queue at once.
+const PEEK_RECORDS: usize = 1_000;
+
+impl Drain<'_> {
+    /// One turn of the highest stream that has something and may send it. Gives the records sent.
+    pub(super) fn fill(&mut self, client: &Producer) -> usize {
+        for place in 0..self.outlets.len() {
+            let (sent, full) = self.turn(client, place);
+            if sent > 0 {
+                self.step_back(place);
+            }
+            if sent > 0 || full {
+                return sent;
+            }
+        }
+        0
+    }
+
+    /// Puts a stream behind its equals.
+    fn step_back(&mut self, place: usize) {
+        let priority = self.outlets[place].priority;
+        let equals = self.outlets[place..].iter().take_while(|outlet| outlet.priority == priority).count();
+        self.outlets[place..place + equals].rotate_left(1);
+    }
+
+    /// Sends of one stream what its turn and the window allow. Gives the records sent, and whether the client is full.
+    fn turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
+        let outcome = self.send_turn(client, place);
+        self.outlets[place].lane.turn_ended();
+        outcome
+    }
+
+    fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
+        let (mut sent, mut bytes) = (0, 0);
+        while bytes < TURN_BYTES {
+            let now_ns = boot_ns();
+            let outlet = &mut self.outlets[place];
+            let room = outlet.lane.room(now_ns, IN_FLIGHT_RECORDS_MAX, self.settings.kafka.in_flight_bytes_max);
+            if room == 0 || !self.read_ahead(place, room) {
+                break;
+            }
+            match self.send_next(client, place) {
+                Ok(size) => {
+                    sent += 1;
+                    bytes += size;
+                }
+                Err(SendError::Full) => return (sent, true),
+                Err(SendError::Failed(failure)) => {
+                    let outlet = &mut self.outlets[place];
+                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
+                    self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
+                    let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
+                    self.follow(place, events);
+                    break;
+                }
+            }
+        }
+        (sent, false)
+    }
+
+    /// Makes sure that a record is ready. Gives whether there is one.
+    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
+        let outlet = &mut self.outlets[place];
+        if !outlet.ready.is_empty() {
+            return true;
+        }
+        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
+        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
+            Ok(Some(batch)) => {
+                outlet.lineage = Some(batch.lineage);
+                outlet.ready.extend(batch.records);
+                self.peek_failed = false;
+            }
+            Ok(None) => {}
+            Err(error) if !self.peek_failed => {
+                self.peek_failed = true;
+                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
+            }
+            Err(_) => {}
+        }
+        !self.outlets[place].ready.is_empty()
+    }
+
+    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
+    fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
+        let outlet = &mut self.outlets[place];
+        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
+        self.payload.clear();
+        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
+        let refused = outlet.lane.is_retimed(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
+        let bytes = self.payload.len() + record.device.len();
+        let serial = outlet.lane.next_serial();
+        let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
+        let outgoing =
+            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
+        if let Err(error) = client.send(outgoing) {
+            self.tokens.give_back(token);
+            return Err(error);
+        }
+        outlet.lane.took(record.position, bytes);
+        outlet.ready.pop_front();
+        Ok(bytes)
+    }
+}
