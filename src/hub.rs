@@ -4,7 +4,7 @@
 //! enters an outbox, so a dead uplink does not slow the local broker, nor the reverse. The queue comes first: what is
 //! published carries the position it was given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -30,7 +30,8 @@ pub struct Hub {
     publisher: watch::Receiver<Option<Publisher>>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    refusing: bool,
+    /// Streams whose last record was refused: said once until one is taken.
+    refusing: HashSet<Name>,
 }
 
 impl Hub {
@@ -43,7 +44,7 @@ impl Hub {
         metrics: Arc<Metrics>,
     ) -> Self {
         let streams = streams.into_iter().enumerate().map(|(index, name)| (name, StreamIndex(index))).collect();
-        Self { queue, streams, publisher, clock: Clock::new(), metrics, refusing: false }
+        Self { queue, streams, publisher, clock: Clock::new(), metrics, refusing: HashSet::new() }
     }
 
     /// Runs until every sender of the inbox is gone and the inbox is empty.
@@ -91,16 +92,17 @@ impl Hub {
     fn receipt_of(&mut self, pushed: Result<Pushed, PushError>, stream: &Name, source: &Name) -> Receipt {
         match pushed {
             Ok(Pushed::Queued(position)) => {
-                self.refusing = false;
+                if !self.refusing.is_empty() && self.refusing.remove(stream) {
+                    tracing::info!(stream = %stream, "readings are taken by the queue again");
+                }
                 Receipt::Queued { stream: stream.clone(), position }
             }
             Ok(Pushed::SetAside) => Receipt::SetAside,
             Err(error) => {
                 self.metrics.readings_refused.get_or_create(&BySource { source: source.to_string() }).inc();
-                if !self.refusing {
+                if self.refusing.insert(stream.clone()) {
                     tracing::error!(stream = %stream, source = %source, error = %error, "reading refused by the queue");
                 }
-                self.refusing = true;
                 Receipt::Refused
             }
         }

@@ -51,7 +51,7 @@ pub use self::types::{
     Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
 };
 use crate::metrics::{ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Position, Record};
+use crate::reading::{Lineage, Position, Record, Trust};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
@@ -119,8 +119,7 @@ impl Queue {
                 lanes: lane::Lanes::from_cursor(Position::ZERO),
                 skipped: Vec::new(),
             });
-            let every_record = stream.durability == crate::config::Durability::EveryRecord;
-            StreamState::new(control, every_record, start.run)
+            StreamState::new(control, stream, start.run)
         });
         let streams: Vec<StreamState> = streams.collect();
         let dir = settings.dir.clone();
@@ -140,10 +139,11 @@ impl Queue {
 
     /// Takes a record into the tail. No I/O, a short lock.
     ///
-    /// When the tail is full (the store is stalled or the disk is full), the oldest unsealed records make room, counted.
+    /// When the tail is full (the store is stalled or the disk is full), the oldest unsealed records make room, counted;
+    /// those of a stream whose rule is `reject-newest` stay, and it refuses.
     ///
     /// # Errors
-    /// When the queue is closed, or nothing in the tail can make room.
+    /// When the queue is closed, nothing in the tail can make room, or the stream refuses what does not fit its size.
     pub fn push(&self, stream: StreamIndex, record: NewRecord) -> Result<Pushed, PushError> {
         let inner = self.inner();
         let record = Record {
@@ -176,9 +176,12 @@ impl Queue {
             }
             return Ok(Pushed::SetAside);
         }
-        if !shared.make_room(stream.0, bytes, limit, &inner.counters) {
+        if let Err(refused) = retention::admit(&mut shared, stream.0, bytes, limit, &inner.counters) {
             inner.store_wake.notify_one();
-            return Err(PushError::TailFull { used: shared.tail_bytes, limit });
+            return Err(refused);
+        }
+        if record.stamp.trust >= Trust::Corrected {
+            shared.trusted_stamp = Some(record.stamp);
         }
         let was_empty = shared.tail_bytes == 0;
         shared.tail_bytes += bytes;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::PeekError;
 use super::dead_letter::DeadLetter;
 use super::engine::{Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
@@ -19,7 +20,7 @@ use crate::reading::{Position, Record};
 
 /// First and longest wait after a failure of the store.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_LAST: Duration = Duration::from_secs(10);
+const RETRY_LAST: Duration = Duration::from_secs(5);
 /// Tries of the last seal at close.
 const CLOSE_TRIES: u32 = 3;
 
@@ -54,6 +55,7 @@ enum Work {
     Flush(u64),
     Read(ReadRequest),
     SaveCursors,
+    Expire,
     Close,
     Stop,
 }
@@ -69,6 +71,8 @@ pub(super) struct Driver {
     retry_after: Duration,
     failing: bool,
     panics: u32,
+    /// When ages are looked at next, ns.
+    pub(super) expire_at_ns: u64,
 }
 
 /// Runs until the queue is closed or abandoned, then lets go of everything before it says so.
@@ -82,6 +86,7 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
         retry_after: RETRY_FIRST,
         failing: false,
         panics: 0,
+        expire_at_ns: 0,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| driver.work())).unwrap_or_else(|panic| {
         inner.store_failed.store(true, Ordering::Release);
@@ -114,6 +119,11 @@ impl Driver {
                 Work::Read(request) => self.read(request),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
+                }
+                Work::Expire => {
+                    if let Err(error) = retention::expire(self) {
+                        self.failed(&error);
+                    }
                 }
                 Work::Close => return self.close(),
                 Work::Stop => return None,
@@ -163,10 +173,14 @@ impl Driver {
         if cursor_due_ns.is_some_and(|at| at <= now_ns) && !resting {
             return Ok(Work::SaveCursors);
         }
+        let expire_due_ns = retention::expire_due_ns(shared, self.expire_at_ns);
+        if expire_due_ns.is_some_and(|at| at <= now_ns) && !resting {
+            return Ok(Work::Expire);
+        }
         let seal_at = if let Due::At(at) = due { Some(at) } else { None };
         let rest_until = resting.then_some(self.retry_at_ns);
         // While the store rests nothing but its end matters.
-        let until = rest_until.or_else(|| [seal_at, cursor_due_ns].into_iter().flatten().min());
+        let until = rest_until.or_else(|| [seal_at, cursor_due_ns, expire_due_ns].into_iter().flatten().min());
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
     }
 

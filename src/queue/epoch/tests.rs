@@ -124,11 +124,15 @@ fn at_the_quota_the_append_is_refused_and_dropping_the_oldest_makes_room() {
     };
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     let cursor = Position::new(1, 10);
-    let dropped = store.oldest(&[("telemetry".into(), cursor)]).unwrap();
-    assert_eq!(dropped[0].records, RECORDS - 10, "records below the cursor are done");
-    assert_eq!(dropped[1].records, RECORDS);
+    let oldest = store.oldest_of("telemetry", cursor, 1).unwrap().unwrap();
+    assert_eq!(oldest.records, RECORDS - 10, "records below the cursor are done");
+    let oldest = store.oldest_of("telemetry", cursor, u64::MAX).unwrap().unwrap();
+    assert_eq!(oldest.records % RECORDS, RECORDS - 10);
+    assert!(oldest.records > RECORDS && oldest.first == cursor);
     while store.append(&group).is_err() {
-        store.drop_oldest().unwrap();
+        let first = store.held()[0].first;
+        let oldest = store.oldest_of("telemetry", first, u64::MAX).unwrap().unwrap();
+        store.remove_done(&[("telemetry".into(), oldest.last.next())]).unwrap();
     }
     assert!(store.disk_bytes() <= QUOTA_BYTES);
 }

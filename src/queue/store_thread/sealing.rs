@@ -41,6 +41,7 @@ impl Driver {
         match outcome {
             Ok(()) => {
                 self.works_again();
+                retention::keep_sizes(self)?;
                 Ok(true)
             }
             Err(error) => {
