@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::block::SealedBlock;
 use super::seal::Policy;
-use super::tail::StreamState;
+use super::tail::{StreamControl, StreamState};
 use super::{PeekError, Settings};
 use crate::config::WhenFull;
 use crate::metrics::{ByStream, ByStreamAndReason, Metrics};
@@ -59,6 +59,8 @@ pub(super) struct ReadReply {
 pub(super) struct Shared {
     pub(super) phase: Phase,
     pub(super) streams: Vec<StreamState>,
+    /// Streams that are not configured any more and may have blocks on disk: kept while there is room.
+    pub(super) unconfigured: Vec<StreamControl>,
     pub(super) tail_bytes: usize,
     pub(super) reads: VecDeque<ReadRequest>,
     pub(super) set_aside: VecDeque<(usize, Record)>,
@@ -124,6 +126,7 @@ impl Inner {
         let shared = Shared {
             phase: Phase::Running,
             streams,
+            unconfigured: Vec::new(),
             tail_bytes: 0,
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),

@@ -11,7 +11,9 @@
 //! 3. Positions are read in ascending order, those done are not read (model test).
 //! 4. `push` does no I/O, and a stalled store costs the oldest unsealed records, counted (`a_stalled_store_...`).
 //! 5. A healthy uplink writes nothing (`what_is_acknowledged_in_time_is_never_written`).
-//! 6. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
+//! 6. What a rule removes is counted and marked once, lowest priority first; a stream that rejects loses nothing
+//!    (`every_rule_accounts_for_everything`, `at_the_quota_the_lower_priority_goes_...`).
+//! 7. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
 
 pub mod block;
 mod dead_letter;
@@ -51,7 +53,7 @@ pub use self::types::{
     Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
 };
 use crate::metrics::{ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Position, Record, Trust};
+use crate::reading::{Lineage, Name, Position, Record, Trust};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
@@ -122,9 +124,12 @@ impl Queue {
             StreamState::new(control, stream, start.run)
         });
         let streams: Vec<StreamState> = streams.collect();
+        let is_configured = |name: &Name| settings.streams.iter().any(|stream| stream.name == *name);
+        let unconfigured = start.streams.iter().filter(|known| !is_configured(&known.stream)).cloned().collect();
         let dir = settings.dir.clone();
         let dead_letter = dead_letter::DeadLetter::new(settings.dir.join("queue").join("dead-letter.jsonl"));
         let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
+        inner.lock().unconfigured = unconfigured;
         store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
             what: "start of the store thread",
             path: dir,

@@ -10,7 +10,9 @@ use super::block::{self, SealedBlock};
 use super::engine::{Inner, Shared, StreamCounters};
 use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
+use super::tail::StreamState;
 use super::types::PushError;
+use crate::metrics::ByStreamAndReason;
 use crate::reading::{Lineage, Name, Position, Stamp, Trust};
 
 /// Most steps of making room for one group: far more than its bytes can need, so that a store that frees nothing ends
@@ -21,7 +23,8 @@ const STEPS_MAX: u32 = 64;
 const RECLAIM_PERCENT: u64 = 25;
 /// After a drop, which gains nothing otherwise.
 const RECLAIM_PERCENT_MIN: u64 = 2;
-/// What a stream gives up beyond its excess, as a part of its size, so that each drop is worth a write of the state.
+/// What a stream gives up beyond its excess, as a part of its size, so that each drop is worth a write of the state; and
+/// what must be free before one takes again that refused.
 const SIZE_STEP: u64 = 16;
 /// Most blocks that expire in one step.
 const EXPIRE_BLOCKS_MAX: u32 = 256;
@@ -46,11 +49,7 @@ pub(super) fn admit(
 ) -> Result<(), PushError> {
     let mut limit = tail_bytes_max;
     if shared.keeps(stream) {
-        let queue = &shared.streams[stream];
-        let used_bytes = queue.disk.bytes + queue.tail_bytes as u64;
-        if let Some(limit_bytes) = queue.retention.size_bytes.filter(|limit| used_bytes + bytes as u64 > *limit) {
-            return Err(PushError::StreamFull { stream: Arc::clone(&queue.name), used_bytes, limit_bytes });
-        }
+        refuse_over_size(&mut shared.streams[stream], bytes as u64)?;
         // What is never dropped must not keep the others out of the tail.
         limit -= tail_bytes_max / 4;
     }
@@ -58,6 +57,18 @@ pub(super) fn admit(
         return Ok(());
     }
     Err(PushError::TailFull { used: shared.tail_bytes, limit })
+}
+
+/// Refuses at the size, and then until a step of it is free, so that a stream at its limit does not go to and fro.
+fn refuse_over_size(stream: &mut StreamState, bytes: u64) -> Result<(), PushError> {
+    let Some(limit_bytes) = stream.retention.size_bytes else { return Ok(()) };
+    let used_bytes = stream.disk.bytes + stream.tail_bytes as u64;
+    let limit_now = if stream.refusing { limit_bytes - limit_bytes / SIZE_STEP } else { limit_bytes };
+    stream.refusing = used_bytes + bytes > limit_now;
+    if stream.refusing {
+        return Err(PushError::StreamFull { stream: Arc::clone(&stream.name), used_bytes, limit_bytes });
+    }
+    Ok(())
 }
 
 /// Appends a group; where there is no room on disk, makes some and tries again.
@@ -116,39 +127,79 @@ fn reclaim(driver: &mut Driver, percent: u64) -> Result<Option<bool>, StoreError
     let outcome = driver.with_store(|store| Ok((store.reclaim(&cursors, percent), store.disk_bytes())));
     let (reclaimed, disk_bytes) = outcome?;
     driver.inner().lock().disk_bytes = disk_bytes;
-    Ok(reclaimed.inspect_err(|error| tracing::warn!(error = %error, "epoch cannot be rewritten")).ok())
+    Ok(reclaimed.inspect_err(|error| tracing::debug!(error = %error, "epoch cannot be rewritten")).ok())
 }
 
 fn durable_cursors(inner: &Inner) -> Vec<(Name, Position)> {
     let shared = inner.lock();
-    shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.cursor_durable)).collect()
+    let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.cursor_durable));
+    // Those move in `drop_oldest` only, which makes them durable.
+    let unconfigured = shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor()));
+    streams.chain(unconfigured).collect()
 }
 
 /// Gives up the oldest epoch's blocks of the streams of the lowest priority that have any, or of all that may be dropped
-/// from where `whole`. False: there are none.
+/// from where `whole`; streams that are not configured any more come before all others. False: there are none.
 fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
-    let candidates: Vec<(usize, u8, Name, Position)> = {
-        let shared = driver.inner().lock();
-        let streams = shared.streams.iter().enumerate().filter(|(index, _)| !shared.keeps(*index));
-        streams.map(|(index, s)| (index, s.priority, Arc::clone(&s.name), s.lanes.cursor())).collect()
-    };
-    let mut found: Vec<(usize, u8, OldestBlocks)> = Vec::new();
-    for (index, priority, name, cursor) in candidates {
-        if let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, u64::MAX))? {
-            found.push((index, priority, blocks));
-        }
+    let mut found: Vec<(Candidate, OldestBlocks)> = Vec::new();
+    let candidates = candidates(&driver.inner().lock());
+    for candidate in candidates {
+        let oldest = driver.with_store(|store| store.oldest_of(&candidate.name, candidate.cursor, u64::MAX))?;
+        found.extend(oldest.map(|blocks| (candidate, blocks)));
     }
     if !whole {
-        let lowest = found.iter().map(|(_, priority, _)| *priority).min();
-        found.retain(|(_, priority, _)| Some(*priority) == lowest);
+        let lowest = found.iter().map(|(candidate, _)| candidate.priority).min();
+        found.retain(|(candidate, _)| Some(candidate.priority) == lowest);
     }
-    let Some(epoch) = found.iter().map(|(_, _, blocks)| blocks.epoch).min() else { return Ok(false) };
-    found.retain(|(_, _, blocks)| blocks.epoch == epoch);
-    for (index, _, blocks) in &found {
-        remove(driver.inner(), *index, blocks, Rule::Quota);
+    let Some(epoch) = found.iter().map(|(_, blocks)| blocks.epoch).min() else { return Ok(false) };
+    found.retain(|(_, blocks)| blocks.epoch == epoch);
+    for (candidate, blocks) in &found {
+        match candidate.index {
+            Some(index) => remove(driver.inner(), index, blocks, Rule::Quota),
+            None => remove_unconfigured(driver.inner(), &candidate.name, blocks),
+        }
     }
     driver.save_cursors()?;
     Ok(true)
+}
+
+/// A stream whose blocks may make room for others.
+struct Candidate {
+    /// `None`: it is not configured any more.
+    index: Option<usize>,
+    /// `None` is below all.
+    priority: Option<u8>,
+    name: Name,
+    cursor: Position,
+}
+
+fn candidates(shared: &Shared) -> Vec<Candidate> {
+    let streams = shared.streams.iter().enumerate().filter(|(index, _)| !shared.keeps(*index));
+    let configured = streams.map(|(index, stream)| Candidate {
+        index: Some(index),
+        priority: Some(stream.priority),
+        name: Arc::clone(&stream.name),
+        cursor: stream.lanes.cursor(),
+    });
+    let unconfigured = shared.unconfigured.iter().map(|control| Candidate {
+        index: None,
+        priority: None,
+        name: Arc::clone(&control.stream),
+        cursor: control.lanes.cursor(),
+    });
+    configured.chain(unconfigured).collect()
+}
+
+/// The same for a stream that is not configured any more: should it come back, its first record says what is gone.
+fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
+    let label = ByStreamAndReason { stream: name.to_string(), reason: "quota" };
+    inner.metrics.records_dropped.get_or_create(&label).inc_by(blocks.records);
+    tracing::warn!(stream = %name, records = blocks.records, "records of a stream that is not configured dropped");
+    let mut shared = inner.lock();
+    let Some(control) = shared.unconfigured.iter_mut().find(|control| control.stream == *name) else { return };
+    control.lanes.remove_through(blocks.last);
+    let skipped = blocks.records + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
+    control.skipped = vec![(blocks.last.next(), skipped)];
 }
 
 /// Takes blocks out of a stream, in memory; the caller makes it durable before it deletes anything.

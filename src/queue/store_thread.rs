@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::PeekError;
 use super::dead_letter::DeadLetter;
 use super::engine::{Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::lane::Lanes;
 use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
@@ -248,6 +249,10 @@ impl Driver {
         for held in held {
             let Some(stream) = shared.streams.iter_mut().find(|stream| stream.name == held.stream) else {
                 tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
+                if !shared.unconfigured.iter().any(|control| control.stream == held.stream) {
+                    let lanes = Lanes::from_cursor(Position::ZERO);
+                    shared.unconfigured.push(StreamControl { stream: held.stream, lanes, skipped: Vec::new() });
+                }
                 continue;
             };
             stream.recovered(&held, self.inner.lineage.boot_index);
@@ -291,7 +296,10 @@ impl Driver {
 
     /// Makes lanes and marks durable; deletes nothing.
     pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
-        let controls: Vec<StreamControl> = self.inner.lock().streams.iter().map(StreamState::control).collect();
+        let controls: Vec<StreamControl> = {
+            let shared = self.inner.lock();
+            shared.streams.iter().map(StreamState::control).chain(shared.unconfigured.iter().cloned()).collect()
+        };
         let dir = self.dir();
         let saved = self.fenced(|driver| {
             (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))

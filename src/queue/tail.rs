@@ -80,6 +80,8 @@ pub(super) struct StreamState {
     pub(super) every_record: bool,
     pub(super) priority: u8,
     pub(super) retention: Retention,
+    /// It refused a record for its size and has not drained enough since.
+    pub(super) refusing: bool,
     pub(super) lanes: Lanes,
     pub(super) tail: VecDeque<Entry>,
     pub(super) tail_bytes: usize,
@@ -111,6 +113,7 @@ impl StreamState {
             every_record: stream.durability == Durability::EveryRecord,
             priority: stream.priority,
             retention: stream.retention,
+            refusing: false,
             cursor_durable: control.lanes.cursor(),
             lanes: control.lanes,
             tail: VecDeque::new(),

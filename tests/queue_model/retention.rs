@@ -177,6 +177,37 @@ fn a_disk_that_others_filled_costs_nothing_until_memory_is_used_up() {
 }
 
 #[test]
+fn a_stream_that_is_not_configured_any_more_is_kept_while_there_is_room_and_goes_first() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    disk.with(|platter| platter.epochs_max = Some(3));
+    let all = three_streams(dir.path());
+    let (queue, _) = start(&disk, &all, &clock);
+    for n in 0..3 {
+        for stream in [HIGH, STRICT] {
+            queue.push(stream, record(n)).unwrap();
+            queue.flush().unwrap();
+        }
+    }
+    queue.close().unwrap();
+    let mut fewer = all.clone();
+    fewer.streams.truncate(2);
+    let (queue, metrics) = start(&disk, &fewer, &clock);
+    for n in 0..4 {
+        queue.push(LOW, record(n)).unwrap();
+        queue.flush().unwrap();
+    }
+    let gone = dropped(&metrics, "strict", "quota");
+    assert!(gone > 0 && dropped(&metrics, "low", "quota") == 0);
+    queue.close().unwrap();
+    let (queue, _) = start(&disk, &all, &clock);
+    let got = drain(&queue, STRICT);
+    assert_eq!(got.iter().map(number).collect::<Vec<_>>(), (gone..3).collect::<Vec<_>>());
+    assert_eq!(got.iter().map(|record| record.skipped).sum::<u64>(), gone);
+    assert_eq!(drain(&queue, HIGH).len(), 3);
+}
+
+#[test]
 fn a_stream_keeps_within_its_own_size() {
     let (disk, clock) = (Disk::default(), Clock::default());
     let dir = tempfile::tempdir().unwrap();
