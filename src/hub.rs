@@ -30,7 +30,7 @@ pub struct Hub {
     publisher: watch::Receiver<Option<Publisher>>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Streams whose last record was refused: said once until one is taken.
+    /// Streams whose last reading was refused: each change is logged once.
     refusing: HashSet<Name>,
 }
 
@@ -92,8 +92,8 @@ impl Hub {
     fn receipt_of(&mut self, pushed: Result<Pushed, PushError>, stream: &Name, source: &Name) -> Receipt {
         match pushed {
             Ok(Pushed::Queued(position)) => {
-                if !self.refusing.is_empty() && self.refusing.remove(stream) {
-                    tracing::info!(stream = %stream, "readings are taken by the queue again");
+                if self.refusing.remove(stream) {
+                    tracing::info!(stream = %stream, "the queue takes readings again");
                 }
                 Receipt::Queued { stream: stream.clone(), position }
             }

@@ -135,6 +135,8 @@ metrics! {
     mqtt_up: Gauge, "mqtt_up";
     /// Connections to the local broker after the first
     mqtt_reconnects: Counter, "mqtt_reconnects";
+    /// Connections to the local broker that failed or broke, by kind (`connection`, `refused`, `protocol`)
+    mqtt_errors: Family<ByKind, Counter>, "mqtt_errors";
     /// Publications the local broker took (QoS 0: handed to the socket; QoS 1 and 2: acknowledged)
     mqtt_published: Counter, "mqtt_published";
     /// Publications given up, by kind (`outbox_full`, `too_large`)

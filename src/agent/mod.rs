@@ -29,6 +29,9 @@ use tasks::{MqttTask, SourceTasks, UplinkThread};
 /// Longest clean stop. The unit's `TimeoutStopSec` is longer.
 pub const STOP_SECONDS_MAX: u64 = 10;
 
+/// Longest wait for the hub, whose inbox of at most [`crate::hub::INBOX_READINGS_MAX`] runs empty in milliseconds.
+const HUB_STOP_MAX: Duration = Duration::from_millis(500);
+
 /// A running agent.
 pub struct Agent {
     config: Config,
@@ -60,7 +63,7 @@ impl Agent {
         let status_listener = listen(config.status.as_ref()).await?;
         let queue = open_queue(&config, &metrics).await?;
 
-        let mqtt = MqttTask::start(&config, &metrics)?;
+        let mqtt = MqttTask::start(&config, &metrics).await?;
         let uplink = UplinkThread::new();
         uplink.replace(&config, &queue, &metrics)?;
         let streams = config.streams.iter().map(|stream| stream.name.clone());
@@ -148,7 +151,7 @@ impl Agent {
     async fn stop_in_order(mut self) -> anyhow::Result<()> {
         self.sources.stop().await;
         drop(self.sources);
-        self.hub.await.context("the hub ended badly")?;
+        end_hub(self.hub).await;
         let queue = self.queue.clone();
         let flushed = tokio::task::spawn_blocking(move || queue.flush()).await?;
         if let Err(error) = flushed {
@@ -163,6 +166,19 @@ impl Agent {
             let _ = status.task.await;
         }
         closed.context("closing the queue")
+    }
+}
+
+/// Waits until the hub has taken all that the sources handed over. It ends with its last sender; a source that hangs in a
+/// driver still holds one, but has nothing more to say, and must not keep the queue from its flush.
+async fn end_hub(mut hub: JoinHandle<()>) {
+    match tokio::time::timeout(HUB_STOP_MAX, &mut hub).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(error = %error, "the hub ended badly"),
+        Err(_) => {
+            tracing::warn!("a source that did not end still holds the hub; stopping without it");
+            hub.abort();
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use anyhow::Context as _;
+
 use super::Agent;
 use crate::config::Config;
 
@@ -44,7 +46,8 @@ impl Agent {
     /// Makes the agent run on `new`, as far as that goes without a restart.
     ///
     /// # Errors
-    /// When the publisher or the uplink cannot be started anew. What has been restarted before stays.
+    /// When a source uses a stream that this run does not have, or the publisher or the uplink cannot be started anew.
+    /// The agent then runs on as it was.
     pub async fn reload(&mut self, new: Config) -> anyhow::Result<Reloaded> {
         let mut done = Reloaded { needs_restart: self.fixed_changes(&new), ..Reloaded::default() };
         // What must not change is taken from the running configuration, so that the rest fits to it.
@@ -62,15 +65,32 @@ impl Agent {
                 source.name
             );
         }
-        done.mqtt = self.mqtt.apply(&new, &self.metrics).await?;
         if self.config.kafka != new.kafka {
-            self.uplink.stop().await;
-            self.uplink.replace(&new, &self.queue, &self.metrics)?;
+            self.replace_uplink(&new).await?;
             done.kafka = true;
+        }
+        match self.mqtt.apply(&new, &self.metrics).await {
+            Ok(restarted) => done.mqtt = restarted,
+            Err(error) if done.kafka => {
+                self.uplink.stop().await;
+                self.uplink.replace(&self.config, &self.queue, &self.metrics)?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
         }
         (done.sources_stopped, done.sources_started) = self.sources.apply(&new, self.mqtt.config()).await;
         self.config = new;
         Ok(done)
+    }
+
+    /// Puts an uplink on `new` in the old one's place, or the old one back where the new cannot start.
+    async fn replace_uplink(&self, new: &Config) -> anyhow::Result<()> {
+        self.uplink.stop().await;
+        if let Err(error) = self.uplink.replace(new, &self.queue, &self.metrics) {
+            self.uplink.replace(&self.config, &self.queue, &self.metrics).context("the old uplink again")?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     fn fixed_changes(&self, new: &Config) -> Vec<&'static str> {

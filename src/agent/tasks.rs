@@ -4,19 +4,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
-use crate::metrics::Metrics;
+use crate::metrics::{BySource, Metrics};
 use crate::mqtt::Publisher;
 use crate::queue::Queue;
 use crate::reading::{Envelope, Name};
 use crate::source;
 use crate::uplink::{Uplink, UplinkStatus};
 
-/// Longest wait for a source to let go of its port.
+/// Longest wait for sources to let go of their ports, all together.
 const SOURCE_STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The sources, one task each.
@@ -79,6 +80,10 @@ impl SourceTasks {
             mqtt: mqtt.cloned(),
             gateway: config.gateway.id.clone(),
         };
+        // Shown from the beginning, not from the first reading.
+        let label = BySource { source: source.name.to_string() };
+        drop(self.metrics.readings_in.get_or_create(&label));
+        drop(self.metrics.source_up.get_or_create(&label));
         let task = source::spawn(source.clone(), context);
         let running = RunningSource { config: source.clone(), mqtt: mqtt.cloned(), stop, task };
         self.running.insert(source.name.clone(), running);
@@ -95,8 +100,10 @@ impl SourceTasks {
         for (running, _) in &stopping {
             running.stop.cancel();
         }
+        // One deadline for all: several that hang must not use up the time of what is stopped after them.
+        let deadline = tokio::time::Instant::now() + SOURCE_STOP_MAX;
         for (mut running, name) in stopping {
-            if tokio::time::timeout(SOURCE_STOP_MAX, &mut running.task).await.is_err() {
+            if tokio::time::timeout_at(deadline, &mut running.task).await.is_err() {
                 tracing::warn!(source = %name, "source did not let go of its port in time");
                 running.task.abort();
             }
@@ -124,7 +131,7 @@ pub(super) struct MqttTask {
 }
 
 impl MqttTask {
-    pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let mut task = Self {
             configured: None,
             resolved: None,
@@ -133,7 +140,8 @@ impl MqttTask {
             #[cfg(feature = "demo")]
             embedded: None,
         };
-        task.launch(config, metrics)?;
+        let resolved = task.resolve(config.mqtt.as_ref()).await?;
+        task.launch(config, resolved, metrics);
         Ok(task)
     }
 
@@ -152,43 +160,47 @@ impl MqttTask {
         if self.configured == config.mqtt {
             return Ok(false);
         }
+        // What can fail comes first, so that a refused reload leaves the old publisher at work.
+        let resolved = self.resolve(config.mqtt.as_ref()).await?;
         self.stop().await;
-        self.launch(config, metrics)?;
+        self.launch(config, resolved, metrics);
         Ok(true)
     }
 
-    fn launch(&mut self, config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    fn launch(&mut self, config: &Config, resolved: Option<config::Mqtt>, metrics: &Arc<Metrics>) {
         self.configured = config.mqtt.clone();
-        self.resolved = match &config.mqtt {
-            None => None,
-            Some(mqtt) => Some(self.resolve(mqtt)?),
-        };
-        let Some(mqtt) = &self.resolved else { return Ok(()) };
+        self.resolved = resolved;
+        let Some(mqtt) = &self.resolved else { return };
         let stop = CancellationToken::new();
         let (publisher, task) = crate::mqtt::spawn(mqtt, &config.gateway.id, Arc::clone(metrics), stop.clone());
         self.publisher.send_replace(Some(publisher));
         self.running = Some((stop, task));
-        Ok(())
+    }
+
+    /// The section with a real address in it; starts the embedded broker where that is asked for.
+    async fn resolve(&mut self, mqtt: Option<&config::Mqtt>) -> anyhow::Result<Option<config::Mqtt>> {
+        let Some(mqtt) = mqtt else { return Ok(None) };
+        let config::Broker::Embedded { port: wanted } = mqtt.broker else { return Ok(Some(mqtt.clone())) };
+        let port = self.embedded_port(wanted).await.context("mqtt.broker")?;
+        tracing::info!(port, "embedded MQTT broker listens on loopback");
+        let broker = config::Broker::Tcp { host: "127.0.0.1".into(), port };
+        Ok(Some(config::Mqtt { broker, ..mqtt.clone() }))
     }
 
     #[cfg(feature = "demo")]
-    fn resolve(&mut self, mqtt: &config::Mqtt) -> anyhow::Result<config::Mqtt> {
-        let config::Broker::Embedded { port: wanted } = mqtt.broker else { return Ok(mqtt.clone()) };
-        let port = match self.embedded {
-            Some((asked, port)) if asked == wanted => port,
-            _ => crate::demo::broker::start(wanted)?,
-        };
+    async fn embedded_port(&mut self, wanted: u16) -> anyhow::Result<u16> {
+        if let Some((_, port)) = self.embedded.filter(|(asked, _)| *asked == wanted) {
+            return Ok(port);
+        }
+        // It waits until the broker accepts connections.
+        let port = tokio::task::spawn_blocking(move || crate::demo::broker::start(wanted)).await??;
         self.embedded = Some((wanted, port));
-        tracing::info!(port, "embedded MQTT broker listens on loopback");
-        Ok(config::Mqtt { broker: config::Broker::Tcp { host: "127.0.0.1".into(), port }, ..mqtt.clone() })
+        Ok(port)
     }
 
     #[cfg(not(feature = "demo"))]
-    fn resolve(&mut self, mqtt: &config::Mqtt) -> anyhow::Result<config::Mqtt> {
-        match mqtt.broker {
-            config::Broker::Tcp { .. } => Ok(mqtt.clone()),
-            config::Broker::Embedded { .. } => anyhow::bail!("mqtt.broker: this build has no embedded broker"),
-        }
+    async fn embedded_port(&mut self, _wanted: u16) -> anyhow::Result<u16> {
+        anyhow::bail!("this build has no embedded broker")
     }
 
     /// Publishes "offline", disconnects, ends.

@@ -1,9 +1,11 @@
 //! The command line: one file a command, exit codes, logging.
 
 mod check;
+mod consume;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod logging;
+mod queue;
 mod run;
 
 use std::path::PathBuf;
@@ -20,16 +22,20 @@ const EXAMPLES: &str = "\
 Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
+  forebay consume --config /etc/forebay/forebay.toml  what arrived in Kafka, and what is missing
+  forebay queue status --dir /var/lib/forebay         what waits for Kafka, also while the agent runs
   FOREBAY_LOG=forebay::uplink=debug forebay run -c forebay.toml
 
 Exit codes:
   0   ended as asked
   1   failed; the last line on standard error says why
   2   the command line is wrong
+  65, 66, 76, 77   see `forebay queue --help`
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
-  FOREBAY_LOG             which log lines: error, warn, info (default), debug, trace, also by module
+  FOREBAY_LOG             which log lines: error, warn (default of consume and demo), info (default of run),
+                          debug, trace, also by module
   CREDENTIALS_DIRECTORY   where password-credential looks (set by systemd)";
 
 /// Edge gateway agent: GNSS, serial sensors, Modbus and local MQTT into Kafka, through any outage.
@@ -46,6 +52,10 @@ enum Command {
     Run(ConfigFile),
     /// Check a configuration: every mistake at once, then what looks odd on this machine
     Check(check::CheckArguments),
+    /// Read topics back and account for every record: missing, repeated, out of order
+    Consume(consume::ConsumeArguments),
+    /// Look into the queue, beside a running agent or in a copy: status, list, peek, verify, export
+    Queue(queue::QueueArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -64,13 +74,18 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(file) => {
-            logging::start();
+            logging::start(logging::USUAL);
             run::run(&file.config)
         }
         Command::Check(arguments) => check::run(&arguments),
+        Command::Consume(arguments) => {
+            logging::start(logging::QUIET);
+            consume::run(&arguments)
+        }
+        Command::Queue(arguments) => queue::run(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
-            logging::start();
+            logging::start(logging::DEMO);
             demo::run(arguments)
         }
     };

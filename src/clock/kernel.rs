@@ -16,8 +16,7 @@ pub(super) fn discipline() -> Option<Discipline> {
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live, exclusively borrowed struct of the type the call fills.
     let state = unsafe { libc::adjtimex(&raw mut timex) };
-    (state >= 0).then(|| Discipline {
-        max_error_us: i64::from(timex.maxerror),
-        unsynchronised: timex.status & libc::STA_UNSYNC != 0,
-    })
+    #[allow(clippy::useless_conversion)] // `maxerror` is a C long: 32 bit on 32-bit ARM
+    let max_error_us = i64::from(timex.maxerror);
+    (state >= 0).then_some(Discipline { max_error_us, unsynchronised: timex.status & libc::STA_UNSYNC != 0 })
 }

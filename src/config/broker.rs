@@ -18,9 +18,7 @@ pub(super) struct Publications {
 impl Publications {
     fn new(template: &str, gateway: &str) -> Self {
         let readings = template.replace("{gateway}", gateway);
-        let literal = template.split('/').take_while(|level| !level.contains('{'));
-        let status = literal.chain([gateway, "status"]).collect::<Vec<_>>().join("/");
-        Self { readings, status }
+        Self { readings, status: status_topic(template, gateway) }
     }
 
     /// Our own topic that `filter` takes in, in words.
@@ -35,6 +33,13 @@ impl Publications {
     }
 }
 
+/// Where the gateway's retained status stands: the literal levels `template` begins with, the gateway, `status`.
+/// `forebay/{gateway}/{device}` gives `forebay/<gateway>/status`. A gateway's id is always good for a topic level.
+pub(crate) fn status_topic(template: &str, gateway: &str) -> String {
+    let literal = template.split('/').take_while(|level| !level.contains('{'));
+    literal.chain([gateway, "status"]).collect::<Vec<_>>().join("/")
+}
+
 /// Reads `[mqtt]`.
 pub(super) fn read(
     table: &Table<'_>,
@@ -46,7 +51,8 @@ pub(super) fn read(
     if let Some(topic) = &topic {
         let parts = ["gateway", "source", "stream", "device"];
         let fault = match template_fault(topic, &parts, |_| false) {
-            None if topic.contains(['+', '#', '\0']) => Some("has a wildcard".to_owned()),
+            None if topic.contains(['+', '#']) => Some("has a wildcard".to_owned()),
+            None if topic.chars().any(char::is_control) => Some("has a control character".to_owned()),
             None if topic.len() > 1_024 => Some("is longer than 1024 bytes".to_owned()),
             fault => fault,
         };
@@ -113,5 +119,17 @@ fn read_broker(table: &Table<'_>) -> Option<Broker> {
         },
         Some(("mqtts" | "ws" | "wss", _)) => refuse("is not yet supported"),
         _ => refuse("is not a broker"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_topic_keeps_the_literal_levels() {
+        assert_eq!(status_topic("forebay/{gateway}/{device}", "gw"), "forebay/gw/status");
+        assert_eq!(status_topic("{gateway}/{device}", "gw"), "gw/status");
+        assert_eq!(status_topic("plant/a/x-{device}", "gw"), "plant/a/gw/status");
     }
 }

@@ -1,4 +1,4 @@
-//! `[kafka]`: the uplink's settings, and which librdkafka properties the agent keeps for itself.
+//! `[kafka]`: the uplink's settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::keys::{SASL, TLS};
 use super::names::host_port;
+use super::owned_properties::owned_property;
 use super::reader::Table;
 use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
 use super::secret::{self, Secrets};
@@ -13,42 +14,6 @@ use super::tree::{Kind, quoted};
 
 /// Most properties in `[kafka.properties]`.
 const PROPERTIES_MAX: usize = 64;
-
-/// librdkafka properties that the agent sets, and why a user may not: (name, where it is configured or what rests on it).
-pub(super) const OWNED_PROPERTIES: [(&str, &str); 32] = [
-    ("acks", "nothing leaves the queue before all in-sync replicas have it"),
-    ("request.required.acks", "nothing leaves the queue before all in-sync replicas have it"),
-    ("enable.idempotence", "order and at-least-once delivery rest on it"),
-    ("enable.gapless.guarantee", "the queue keeps order itself"),
-    ("max.in.flight", "order rests on it"),
-    ("max.in.flight.requests.per.connection", "order rests on it"),
-    ("message.timeout.ms", "the queue is the retry store; the client must not give up"),
-    ("delivery.timeout.ms", "the queue is the retry store; the client must not give up"),
-    ("retries", "the queue is the retry store; the client must not give up"),
-    ("message.send.max.retries", "the queue is the retry store; the client must not give up"),
-    ("transactional.id", "not yet supported"),
-    ("transaction.timeout.ms", "not yet supported"),
-    ("bootstrap.servers", "write kafka.brokers"),
-    ("metadata.broker.list", "write kafka.brokers"),
-    ("client.id", "it is the gateway id"),
-    ("compression.type", "write kafka.compression"),
-    ("compression.codec", "write kafka.compression"),
-    ("linger.ms", "write kafka.linger"),
-    ("queue.buffering.max.ms", "write kafka.linger"),
-    ("queue.buffering.max.messages", "write kafka.in-flight-bytes"),
-    ("queue.buffering.max.kbytes", "write kafka.in-flight-bytes"),
-    ("security.protocol", "write kafka.tls and kafka.sasl"),
-    ("sasl.mechanism", "write kafka.sasl.mechanism"),
-    ("sasl.mechanisms", "write kafka.sasl.mechanism"),
-    ("sasl.username", "write kafka.sasl.username"),
-    ("sasl.password", "secrets come from files: write kafka.sasl.password-file"),
-    ("ssl.ca.location", "write kafka.tls.ca"),
-    ("ssl.certificate.location", "write kafka.tls.cert"),
-    ("ssl.key.location", "write kafka.tls.key"),
-    ("ssl.key.password", "secrets come from files: give the key in a file without password"),
-    ("plugin.library.paths", "the agent loads no foreign code"),
-    ("partitioner", "a device's order rests on its partition"),
-];
 
 /// Reads `[kafka]`.
 pub(super) fn read(
@@ -142,8 +107,8 @@ fn read_properties(table: &Table<'_>) -> BTreeMap<String, String> {
     let mut properties = BTreeMap::new();
     for entry in entries.iter().take(PROPERTIES_MAX) {
         let path = format!("{}.{}", table.path_of("properties"), quoted(&entry.key));
-        if let Some((name, why)) = OWNED_PROPERTIES.iter().find(|(name, _)| *name == entry.key) {
-            table.report.error(&entry.at, path.as_str(), format!("{name} is set by the agent: {why}"));
+        if let Some(why) = owned_property(&entry.key) {
+            table.report.error(&entry.at, path.as_str(), format!("{} is set by the agent: {why}", entry.key));
         }
         let value = match &entry.value.kind {
             Kind::Text(text) => text.clone(),

@@ -10,6 +10,7 @@ mod kafka;
 mod keys;
 mod modbus;
 mod names;
+mod owned_properties;
 mod ports;
 mod problem;
 mod reader;
@@ -21,6 +22,7 @@ mod storage;
 mod tree;
 mod units;
 
+pub(crate) use broker::status_topic;
 pub use file::{FILE_BYTES_MAX, INCLUDES_MAX, Loaded, load, parse};
 pub use problem::{Errors, PROBLEMS_MAX, Place, Problem};
 pub use reference::reference;

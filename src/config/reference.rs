@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::kafka::OWNED_PROPERTIES;
 use super::keys::{Default, Kind, SECTIONS, Section};
+use super::owned_properties::OWNED_PROPERTIES;
 use crate::reading::RESERVED_FIELDS;
 
 const INTRODUCTION: &str = "\
@@ -34,6 +34,7 @@ pub fn reference() -> String {
     for (name, why) in OWNED_PROPERTIES {
         page.push_str(&format!("| `{name}` | {why} |\n"));
     }
+    page.push_str("\nSo are all names that end in `_cb`: callbacks belong to the agent.\n");
     page
 }
 

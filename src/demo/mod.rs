@@ -56,12 +56,12 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let mut progress = Progress::new();
 
     let before = options.run.saturating_sub(options.outage) / 2;
-    progress.watch("uplink there", &agent, &scene, before).await;
+    progress.watch("before", &agent, &scene, before).await;
     scene.kafka.down()?;
-    progress.watch("uplink taken away", &agent, &scene, options.outage).await;
+    progress.watch("uplink away", &agent, &scene, options.outage).await;
     scene.kafka.up()?;
     let after = options.run.saturating_sub(options.outage).saturating_sub(before);
-    progress.watch("uplink back", &agent, &scene, after).await;
+    progress.watch("after", &agent, &scene, after).await;
 
     scene.silence_devices(&agent).await;
     let written_by_devices = scene.written();

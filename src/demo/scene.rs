@@ -1,5 +1,6 @@
 //! The parts around the agent, and the configuration that names them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,63 +61,14 @@ impl Scene {
         let plant_listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the Modbus plant")?;
         let plant_address = plant_listener.local_addr()?;
         tokio::spawn(plant.serve_tcp(plant_listener, stop.clone()));
-        let configuration = format!(
-            r#"[gateway]
-id = "demo"
-state-dir = "{state}"
-tags = {{ site = "bench" }}
-
-[[source]]
-name = "position"
-type = "gnss"
-port = "{gnss}"
-baud = 9600
-
-[[source]]
-name = "air"
-type = "serial"
-port = "{air}"
-preset = "pms5003"
-
-[[source]]
-name = "plant"
-type = "modbus"
-connect = "tcp://{plant_address}"
-  [[source.unit]]
-  id = 1
-  device = "boiler"
-  every = "100ms"
-  registers = [
-    {{ name = "answers", holding = 0, type = "u32" }},
-    {{ name = "temperature_c", holding = 100, type = "i16", scale = 0.1 }},
-    {{ name = "mains_v", holding = 102, type = "f32" }},
-    {{ name = "pump_on", coil = 3 }},
-    {{ name = "alarm", discrete = 0 }},
-  ]
-
-[mqtt]
-broker = "mqtt://127.0.0.1:{mqtt_port}"
-topic = "forebay/{{gateway}}/{{device}}"
-
-[queue]
-size = "64 MiB"
-window = "1s"
-
-[[stream]]
-name = "telemetry"
-topic = "{TOPIC}"
-
-[kafka]
-brokers = ["{bootstrap}"]
-
-[status]
-listen = "127.0.0.1:0"
-"#,
-            state = state.path().display(),
-            gnss = receiver.path.display(),
-            air = particulates.path.display(),
-            bootstrap = kafka.bootstrap(),
-        );
+        let configuration = configuration(&Addresses {
+            state: state.path(),
+            receiver: &receiver.path,
+            particulates: &particulates.path,
+            plant: plant_address,
+            mqtt_port,
+            bootstrap: &kafka.bootstrap(),
+        });
         let parsed =
             config::parse(&configuration, Path::new("demo.toml")).map_err(|errors| anyhow::anyhow!("{errors}"))?.config;
         let listener = Listener::start(parsed.mqtt.as_ref().context("the demo has an [mqtt] section")?).await?;
@@ -195,6 +147,80 @@ listen = "127.0.0.1:0"
     pub(super) fn made(&self, agent: &Agent) -> Made {
         SOURCES.iter().map(|source| (*source, readings(agent, source))).collect()
     }
+}
+
+/// Where the parts are.
+struct Addresses<'a> {
+    state: &'a Path,
+    receiver: &'a Path,
+    particulates: &'a Path,
+    plant: SocketAddr,
+    mqtt_port: u16,
+    bootstrap: &'a str,
+}
+
+/// The configuration that names them, as a user would write it.
+fn configuration(at: &Addresses<'_>) -> String {
+    let Addresses { plant, mqtt_port, bootstrap, .. } = at;
+    let (state, receiver, particulates) = (at.state.display(), at.receiver.display(), at.particulates.display());
+    format!(
+        r#"[gateway]
+id = "demo"
+state-dir = "{state}"
+tags = {{ site = "bench" }}
+
+[[source]]
+name = "position"
+type = "gnss"
+port = "{receiver}"
+baud = 9600
+
+[[source]]
+name = "air"
+type = "serial"
+port = "{particulates}"
+preset = "pms5003"
+
+[[source]]
+name = "plant"
+type = "modbus"
+connect = "tcp://{plant}"
+  [[source.unit]]
+  id = 1
+  device = "boiler"
+  every = "100ms"
+  registers = [
+    {{ name = "answers", holding = 0, type = "u32" }},
+    {{ name = "temperature_c", holding = 100, type = "i16", scale = 0.1 }},
+    {{ name = "mains_v", holding = 102, type = "f32" }},
+    {{ name = "pump_on", coil = 3 }},
+    {{ name = "alarm", discrete = 0 }},
+  ]
+
+[mqtt]
+broker = "mqtt://127.0.0.1:{mqtt_port}"
+topic = "forebay/{{gateway}}/{{device}}"
+
+[queue]
+size = "64 MiB"
+window = "1s"
+
+[[stream]]
+name = "telemetry"
+topic = "{TOPIC}"
+
+[kafka]
+brokers = ["{bootstrap}"]
+
+[kafka.properties]
+# The client waits ever longer between tries, up to 30 s: right for a fleet, too long for a short demonstration.
+"reconnect.backoff.ms" = 100
+"reconnect.backoff.max.ms" = 500
+
+[status]
+listen = "127.0.0.1:0"
+"#,
+    )
 }
 
 fn readings(agent: &Agent, source: &str) -> u64 {

@@ -2,10 +2,25 @@
 //!
 //! Pure: fed with the values of records in the order in which a consumer read them. `seq` counts per stream, so what
 //! is missing is found per (gateway, queue, stream, run); order is kept per device, so it is judged per device.
+//! Bounded by [`ENTRIES_MAX`] and [`NAME_BYTES_MAX`]; what would go beyond is counted and leaves the account incomplete.
+
+mod run;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use crate::reading::Position;
+use run::Run;
+
+/// Most streams, runs, devices, ranges and declarations together: below 200 MiB at 100 to 200 bytes each with short
+/// names. A fleet that arrived whole needs one range a run.
+pub const ENTRIES_MAX: usize = 1_000_000;
+/// Longest gateway, queue, stream or device name taken for one of this agent.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Where reading did not begin with a topic's first record, so much of what follows the beginning is not judged for
+/// holes, as sources of one stream may disagree on the time by some seconds.
+pub const UNJUDGED_MS: i64 = 10_000;
 
 /// Where records came from: what has one sequence of positions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
@@ -27,10 +42,12 @@ pub enum Added {
     Repeated,
     /// Not a record of this agent.
     Unreadable,
+    /// The account is full ([`ENTRIES_MAX`]): counted, and nothing more.
+    Beyond,
 }
 
 /// Positions that never arrived and that no `skipped` explains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Missing {
     /// The run.
     pub run: u32,
@@ -53,6 +70,8 @@ pub struct DeviceAccount {
     pub out_of_order: u64,
     /// The highest position.
     pub highest: Option<Position>,
+    /// The latest `time` of its records, microseconds since 1970 UTC.
+    pub latest_us: Option<i64>,
 }
 
 /// What is known of one origin.
@@ -60,6 +79,8 @@ pub struct DeviceAccount {
 pub struct StreamAccount {
     runs: BTreeMap<u32, Run>,
     devices: BTreeMap<String, DeviceAccount>,
+    /// Reading began in the middle: holes below are not judged. `None` there: none of its records is late enough yet.
+    judged_from: Option<Position>,
 }
 
 /// The account.
@@ -67,13 +88,10 @@ pub struct StreamAccount {
 pub struct Account {
     streams: BTreeMap<Origin, StreamAccount>,
     unreadable: u64,
-}
-
-/// Received `seq`s of a run as disjoint ranges (first → last), and what its records said of skipped ones.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Run {
-    ranges: BTreeMap<u64, u64>,
-    skipped: BTreeMap<u64, u64>,
+    beyond: u64,
+    entries: usize,
+    /// Kafka timestamp (ms) below which records may not have been read. `None`: everything was read.
+    cut_ms: Option<i64>,
 }
 
 #[derive(serde::Deserialize)]
@@ -85,33 +103,62 @@ struct Head {
     seq: u64,
     #[serde(default)]
     skipped: u64,
+    #[serde(default)]
+    time: Option<String>,
+}
+
+impl Head {
+    fn parse(value: &[u8]) -> Option<Self> {
+        let head: Self = serde_json::from_slice(value).ok()?;
+        let Origin { gateway, queue, stream } = &head.origin;
+        let named = [gateway, queue, stream, &head.device].iter().all(|name| name.len() <= NAME_BYTES_MAX);
+        let possible = head.run <= Position::RUN_MAX && head.seq <= Position::SEQ_MAX;
+        (named && possible).then_some(head)
+    }
+
+    fn time_us(&self) -> Option<i64> {
+        Some(self.time.as_ref()?.parse::<jiff::Timestamp>().ok()?.as_microsecond())
+    }
 }
 
 impl Account {
+    /// Says that records whose Kafka timestamp is below this may not be read: reading begins at a time, or Kafka's
+    /// retention removed the beginning. May be said again with a later time while reading. Times ascend with
+    /// positions, so that the first record late enough tells from where on holes can be judged.
+    pub fn begins_at(&mut self, timestamp_ms: i64) {
+        if self.cut_ms.is_none_or(|cut| cut < timestamp_ms) {
+            self.cut_ms = Some(timestamp_ms);
+            self.streams.values_mut().for_each(|stream| stream.judged_from = None);
+        }
+    }
+
     /// Takes a record's value, as JSON, into account.
     pub fn add(&mut self, value: &[u8]) -> Added {
-        let Ok(head) = serde_json::from_slice::<Head>(value) else {
+        self.add_stamped(value, None)
+    }
+
+    /// The same, with the Kafka timestamp of the record in milliseconds, which [`Account::begins_at`] is held against.
+    pub fn add_stamped(&mut self, value: &[u8], timestamp_ms: Option<i64>) -> Added {
+        let Some(head) = Head::parse(value) else {
             self.unreadable += 1;
             return Added::Unreadable;
         };
-        let stream = self.streams.entry(head.origin).or_default();
-        let run = stream.runs.entry(head.run).or_default();
-        let new = run.insert(head.seq);
-        if new && head.skipped > 0 {
-            run.skipped.insert(head.seq, head.skipped);
+        // A record adds at most a stream, a run, a device, a range and a declaration.
+        if self.entries + 5 > ENTRIES_MAX {
+            self.beyond += 1;
+            return Added::Beyond;
         }
-        let device = stream.devices.entry(head.device).or_default();
-        if !new {
-            device.repeated += 1;
-            return Added::Repeated;
-        }
-        let position = Position::new(head.run, head.seq);
-        device.received += 1;
-        if device.highest.is_some_and(|highest| position < highest) {
-            device.out_of_order += 1;
-        }
-        device.highest = device.highest.max(Some(position));
-        Added::New
+        let time_us = head.time_us();
+        let late_enough =
+            self.cut_ms.is_none_or(|cut| timestamp_ms.is_some_and(|at| at >= cut.saturating_add(UNJUDGED_MS)));
+        let streams_before = self.streams.len();
+        let stream = self.streams.entry(head.origin.clone()).or_default();
+        let before = stream.runs.len() + stream.devices.len();
+        let (added, grown) = stream.add(&head, time_us, late_enough);
+        self.entries += stream.runs.len() + stream.devices.len() - before;
+        self.entries = self.entries.saturating_add_signed(grown);
+        self.entries += self.streams.len() - streams_before;
+        added
     }
 
     /// What is known, by origin.
@@ -122,6 +169,11 @@ impl Account {
     /// Values that were no records of this agent.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
+    }
+
+    /// Records that the full account could not take; above 0 it is incomplete.
+    pub fn beyond(&self) -> u64 {
+        self.beyond
     }
 
     /// Records of all origins, each identity once.
@@ -141,11 +193,49 @@ impl Account {
 
     /// Records missing without explanation, over all origins.
     pub fn missing(&self) -> u64 {
-        self.streams.values().flat_map(StreamAccount::missing).map(|hole| hole.unexplained).sum()
+        let holes = self.streams.values().flat_map(|stream| self.missing_of(stream));
+        holes.map(|hole| hole.unexplained).sum()
+    }
+
+    /// Holes of one of its streams that nothing explains, ascending. `seq` starts at 0 in every run, so a missing
+    /// start is a hole too; the end of a run is open. What lies before the place from which reading can judge is none.
+    pub fn missing_of(&self, stream: &StreamAccount) -> Vec<Missing> {
+        match (self.cut_ms, stream.judged_from) {
+            (None, _) => stream.missing_from(Position::ZERO),
+            (Some(_), Some(from)) => stream.missing_from(from),
+            (Some(_), None) => Vec::new(),
+        }
     }
 }
 
 impl StreamAccount {
+    /// Adds a record; also says by how many entries its run grew.
+    fn add(&mut self, head: &Head, time_us: Option<i64>, late_enough: bool) -> (Added, isize) {
+        let position = Position::new(head.run, head.seq);
+        let run = self.runs.entry(head.run).or_default();
+        let before = run.entries();
+        let new = run.insert(head.seq);
+        if new && head.skipped > 0 {
+            run.declare_skipped(head.seq, head.skipped);
+        }
+        let grown = run.entries() as isize - before as isize;
+        if late_enough && self.judged_from.is_none_or(|from| position < from) {
+            self.judged_from = Some(position);
+        }
+        let device = self.devices.entry(head.device.clone()).or_default();
+        if !new {
+            device.repeated += 1;
+            return (Added::Repeated, grown);
+        }
+        device.received += 1;
+        if device.highest.is_some_and(|highest| position < highest) {
+            device.out_of_order += 1;
+        }
+        device.highest = device.highest.max(Some(position));
+        device.latest_us = device.latest_us.max(time_us);
+        (Added::New, grown)
+    }
+
     /// Its devices, by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &DeviceAccount)> {
         self.devices.iter().map(|(name, device)| (name.as_str(), device))
@@ -158,113 +248,18 @@ impl StreamAccount {
             repeated: sum.repeated + device.repeated,
             out_of_order: sum.out_of_order + device.out_of_order,
             highest: sum.highest.max(device.highest),
+            latest_us: sum.latest_us.max(device.latest_us),
         })
     }
 
     /// How many records the stream itself declared as removed on purpose.
     pub fn skipped(&self) -> u64 {
-        self.runs.values().flat_map(|run| run.skipped.values()).sum()
+        self.runs.values().map(Run::skipped).sum()
     }
 
-    /// Holes that nothing explains, ascending. `seq` starts at 0 in every run, so a missing start is a hole too; the
-    /// end of a run is open.
-    pub fn missing(&self) -> Vec<Missing> {
-        self.runs.iter().flat_map(|(number, run)| run.missing(*number)).collect()
-    }
-}
-
-impl Run {
-    /// Whether `seq` is new.
-    fn insert(&mut self, seq: u64) -> bool {
-        let before = self.ranges.range(..=seq).next_back().map(|(first, last)| (*first, *last));
-        if before.is_some_and(|(_, last)| last >= seq) {
-            return false;
-        }
-        let first = before.filter(|(_, last)| last + 1 == seq).map_or(seq, |(first, _)| first);
-        let last = seq.checked_add(1).and_then(|next| self.ranges.remove(&next)).unwrap_or(seq);
-        self.ranges.insert(first, last);
-        true
-    }
-
-    fn missing(&self, run: u32) -> Vec<Missing> {
-        let mut holes = Vec::new();
-        let mut expected = 0;
-        for (first, last) in &self.ranges {
-            if *first > expected {
-                let size = first - expected;
-                let unexplained = size.saturating_sub(self.skipped.get(first).copied().unwrap_or(0));
-                if unexplained > 0 {
-                    holes.push(Missing { run, first: expected, last: first - 1, unexplained });
-                }
-            }
-            expected = last.saturating_add(1);
-        }
-        holes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn value(device: &str, run: u32, seq: u64, skipped: u64) -> Vec<u8> {
-        serde_json::json!({"gateway": "g", "stream": "telemetry", "device": device, "queue": "5f0c9a1e", "run": run,
-            "seq": seq, "skipped": skipped, "x": 1.5})
-        .to_string()
-        .into_bytes()
-    }
-
-    fn account(records: &[(&str, u32, u64, u64)]) -> Account {
-        let mut account = Account::default();
-        for (device, run, seq, skipped) in records {
-            account.add(&value(device, *run, *seq, *skipped));
-        }
-        account
-    }
-
-    #[test]
-    fn sequences_are_sparse_per_device_and_whole_per_stream() {
-        let account = account(&[("a", 1, 0, 0), ("b", 1, 1, 0), ("a", 1, 3, 0), ("b", 1, 2, 0), ("a", 2, 0, 0)]);
-        assert_eq!((account.received(), account.missing(), account.out_of_order()), (5, 0, 0));
-    }
-
-    #[test]
-    fn a_hole_is_missing_unless_the_next_record_explains_it() {
-        let account = account(&[("a", 1, 0, 0), ("a", 1, 4, 3), ("a", 1, 9, 1)]);
-        let (_, stream) = account.streams().next().unwrap();
-        assert_eq!(stream.missing(), [Missing { run: 1, first: 5, last: 8, unexplained: 3 }]);
-        assert_eq!(stream.skipped(), 4);
-    }
-
-    #[test]
-    fn a_copy_is_repeated_and_a_late_first_copy_is_out_of_order() {
-        let account = account(&[("a", 1, 0, 0), ("a", 1, 2, 0), ("a", 1, 0, 0), ("a", 1, 1, 0), ("b", 1, 3, 0)]);
-        assert_eq!((account.received(), account.repeated(), account.out_of_order()), (4, 1, 1));
-        assert_eq!(account.missing(), 0);
-    }
-
-    #[test]
-    fn what_is_no_record_is_counted_apart() {
-        let mut account = Account::default();
-        assert_eq!(account.add(b"{\"seq\":1}"), Added::Unreadable);
-        assert_eq!(account.add(b"\xff"), Added::Unreadable);
-        assert_eq!((account.unreadable(), account.received()), (2, 0));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_order_of_arrival_gives_the_same_holes(
-            seqs in proptest::collection::vec(0_u64..60, 1..120),
-        ) {
-            let mut run = Run::default();
-            let mut model = std::collections::BTreeSet::new();
-            for seq in seqs {
-                proptest::prop_assert_eq!(run.insert(seq), model.insert(seq));
-            }
-            let end = *model.last().unwrap();
-            let holes = end + 1 - model.len() as u64;
-            let found: u64 = run.missing(1).iter().map(|hole| hole.unexplained).sum();
-            proptest::prop_assert_eq!(found, holes);
-        }
+    fn missing_from(&self, from: Position) -> Vec<Missing> {
+        let runs = self.runs.range(from.run()..);
+        runs.flat_map(|(number, run)| run.missing(*number, if *number == from.run() { from.seq() } else { 0 }))
+            .collect()
     }
 }

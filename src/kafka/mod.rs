@@ -9,7 +9,7 @@ mod error;
 mod settings;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
-pub use consumer::{Consumer, ConsumerError, Received};
+pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
 pub(crate) use settings::IN_FLIGHT_RECORDS_MAX;
-pub use settings::{owned_property, producer_properties};
+pub use settings::producer_properties;

@@ -18,46 +18,6 @@ const CLIENT_RECORDS_MAX: usize = 40_000;
 /// Largest batch: 256 KiB leaves a 128 kbit/s link inside the socket timeout, and is enough for full compression.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
-/// Properties that the agent sets itself, and why the user may not.
-const OWNED: [(&str, &str); 20] = [
-    ("bootstrap.servers", "set brokers in [kafka]"),
-    ("metadata.broker.list", "set brokers in [kafka]"),
-    ("client.id", "it is the gateway id"),
-    ("enable.idempotence", "order across retries depends on it"),
-    ("enable.gapless.guarantee", "gaps are closed by sending again from the queue"),
-    ("acks", "a record leaves the queue only when all in-sync replicas have it"),
-    ("request.required.acks", "a record leaves the queue only when all in-sync replicas have it"),
-    ("message.timeout.ms", "a local timeout would reorder records; the queue decides what is sent again"),
-    ("delivery.timeout.ms", "a local timeout would reorder records; the queue decides what is sent again"),
-    ("message.send.max.retries", "a bounded number of retries would reorder records"),
-    ("retries", "a bounded number of retries would reorder records"),
-    ("queuing.strategy", "order depends on it"),
-    ("max.in.flight", "idempotence bounds it to 5"),
-    ("max.in.flight.requests.per.connection", "idempotence bounds it to 5"),
-    ("transactional.id", "the agent commits its own transactions"),
-    ("statistics.interval.ms", "the agent reads broker states from the statistics"),
-    ("enable.metrics.push", "client metrics would be sent over the metered link"),
-    ("delivery.report.only.error", "every delivery report is needed"),
-    ("dr_msg_cb", "delivery reports belong to the agent"),
-    ("linger.ms", "set linger in [kafka]"),
-];
-
-/// Why the user may not set this librdkafka property, or `None` where they may.
-pub fn owned_property(name: &str) -> Option<&'static str> {
-    let alias = if name == "queue.buffering.max.ms" { "linger.ms" } else { name };
-    if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == alias) {
-        return Some(reason);
-    }
-    match name {
-        "security.protocol" => Some("it follows from tls and sasl in [kafka]"),
-        "sasl.mechanism" | "sasl.mechanisms" | "sasl.username" | "sasl.password" => Some("set sasl in [kafka]"),
-        "ssl.ca.location" | "ssl.certificate.location" | "ssl.key.location" => Some("set tls in [kafka]"),
-        "compression.type" | "compression.codec" => Some("set compression in [kafka]"),
-        _ if name.ends_with("_cb") => Some("callbacks belong to the agent"),
-        _ => None,
-    }
-}
-
 /// Every property of the producer, in the order they are set: the agent's, then the user's from `[kafka.properties]`.
 /// `streams` is the number of streams that share the client.
 pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String)> {
@@ -131,6 +91,13 @@ pub(super) fn connection_properties(kafka: &Kafka) -> Vec<(String, String)> {
     properties
 }
 
+/// Those of the user's properties that a reader needs too: how the brokers are reached, not how records are written.
+pub(super) fn connection_overrides(kafka: &Kafka) -> impl Iterator<Item = (String, String)> {
+    const PREFIXES: [&str; 7] = ["ssl.", "sasl.", "socket.", "broker.", "reconnect.", "connections.", "client."];
+    let concerns = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "https.ca.location";
+    kafka.properties.iter().filter(move |(name, _)| concerns(name)).map(|(name, value)| (name.clone(), value.clone()))
+}
+
 fn compression(compression: KafkaCompression) -> &'static str {
     match compression {
         KafkaCompression::None => "none",
@@ -180,15 +147,5 @@ mod tests {
         assert_eq!(last(&properties, "ssl.ca.location"), Some("probe"));
         assert_eq!(last(&properties, "security.protocol"), Some("sasl_ssl"));
         assert_eq!(last(&properties, "sasl.password"), Some("p"));
-    }
-
-    #[test]
-    fn properties_the_promises_rest_on_are_owned() {
-        for name in ["acks", "enable.idempotence", "message.timeout.ms", "queue.buffering.max.ms", "sasl.password"] {
-            assert!(owned_property(name).is_some(), "{name}");
-        }
-        for name in ["batch.size", "socket.timeout.ms", "client.rack", "ssl.providers"] {
-            assert_eq!(owned_property(name), None, "{name}");
-        }
     }
 }

@@ -4,6 +4,6 @@ mod outbox;
 mod payloads;
 mod publisher;
 pub(crate) mod session;
-pub mod topics;
+pub(crate) mod topics;
 
 pub use publisher::{Publisher, spawn};

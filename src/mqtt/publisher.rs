@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Limits, Outbox, Publication};
-use super::session::{self, Backoff, Driver, Event, Handle, Options, SessionError};
+use super::session::{self, Driver, Event, Handle, Options, SessionError};
 use super::{payloads, topics};
 use crate::config::Mqtt;
 use crate::metrics::{ByKind, Metrics};
@@ -161,7 +161,7 @@ pub fn spawn(
     let shared = Arc::new(Shared {
         gateway: gateway.clone(),
         template: config.topic.clone(),
-        status_topic: topics::status_topic(&config.topic, gateway),
+        status_topic: crate::config::status_topic(&config.topic, gateway),
         qos: config.qos,
         retain: config.retain,
         metrics,
@@ -175,7 +175,7 @@ pub fn spawn(
 
 async fn run(config: Mqtt, shared: Arc<Shared>, stop: CancellationToken) {
     let offline = payloads::status(&shared.gateway, "offline");
-    let mut backoff = Backoff::new();
+    let mut backoff = session::backoff();
     let mut connections = 0_u64;
     let mut reported = false;
     while !stop.is_cancelled() {
@@ -202,12 +202,13 @@ async fn run(config: Mqtt, shared: Arc<Shared>, stop: CancellationToken) {
         if since.is_some_and(|since| since.elapsed() >= GOOD_CONNECTION) {
             backoff.reset();
         }
-        if let Err(error) = outcome
-            && (since.is_some() || !reported)
-        {
-            // Once per change of state: further failed attempts are silent.
-            tracing::warn!(broker = ?config.broker, %error, "local mqtt broker is away");
-            reported = true;
+        if let Err(error) = outcome {
+            shared.metrics.mqtt_errors.get_or_create(&ByKind { kind: error.kind() }).inc();
+            // Logged once per change of state: further failed attempts are only counted.
+            if since.is_some() || !reported {
+                tracing::warn!(broker = ?config.broker, %error, "local mqtt broker is away");
+                reported = true;
+            }
         }
         tokio::select! {
             () = sleep(backoff.next()) => {}

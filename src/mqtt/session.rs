@@ -9,6 +9,7 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS, SubscribeFilter};
 use thiserror::Error;
 
+use crate::backoff::Backoff;
 use crate::config::{Broker, Mqtt};
 
 /// Packet ids a session cycles through. Far above what is ever in flight, so that an id comes round again only when the
@@ -16,6 +17,9 @@ use crate::config::{Broker, Mqtt};
 const PACKET_IDS: u16 = 256;
 /// Requests waiting for the event loop: publications and acknowledgements in flight, a subscription, a disconnect.
 const REQUESTS_MAX: usize = 2_048;
+/// Delays between tries to connect.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// How long connecting, CONNACK included, and each flush may take.
 const NETWORK_TIMEOUT_S: u64 = 10;
 
@@ -80,13 +84,33 @@ impl Message {
 pub(crate) enum SessionError {
     /// The connection failed, was refused or broke.
     #[error(transparent)]
-    Connection(#[from] rumqttc::ConnectionError),
+    Connection(Box<rumqttc::ConnectionError>),
     /// A packet id came round while the broker still owes its acknowledgement.
     #[error("broker never acknowledged packet id {0}")]
     Unacknowledged(u16),
     /// The event loop's queue is full or the request is invalid.
     #[error("mqtt client takes no more requests: {0}")]
     Request(#[source] Box<rumqttc::ClientError>),
+}
+
+impl SessionError {
+    /// A short word for counters: `refused` (CONNACK says no), `connection`, `protocol`.
+    pub fn kind(&self) -> &'static str {
+        use rumqttc::ConnectionError::{ConnectionRefused, MqttState, NotConnAck};
+        let Self::Connection(error) = self else { return "protocol" };
+        match **error {
+            ConnectionRefused(_) => "refused",
+            MqttState(rumqttc::StateError::Io(_)) => "connection",
+            MqttState(_) | NotConnAck(_) => "protocol",
+            _ => "connection",
+        }
+    }
+}
+
+impl From<rumqttc::ConnectionError> for SessionError {
+    fn from(error: rumqttc::ConnectionError) -> Self {
+        Self::Connection(Box::new(error))
+    }
 }
 
 impl From<rumqttc::ClientError> for SessionError {
@@ -101,6 +125,11 @@ pub(crate) struct Handle(AsyncClient);
 
 /// Drives a session.
 pub(crate) struct Driver(EventLoop);
+
+/// The delays between one session and the next.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX)
+}
 
 /// A session that connects when it is driven.
 pub(crate) fn open(config: &Mqtt, options: Options) -> (Handle, Driver) {
@@ -185,49 +214,5 @@ fn quality(qos: u8) -> QoS {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
         _ => QoS::ExactlyOnce,
-    }
-}
-
-/// Delays between attempts to connect: random within a cap that doubles from 0.5 s to 30 s, so that neither a broker
-/// that is down nor one that has just come back is hammered.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    cap: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(500);
-    const LAST: Duration = Duration::from_secs(30);
-
-    pub fn new() -> Self {
-        Self { cap: Self::FIRST }
-    }
-
-    /// The connection held; begin again from the shortest delay.
-    pub fn reset(&mut self) {
-        self.cap = Self::FIRST;
-    }
-
-    /// The next delay: between half the cap and the cap.
-    pub fn next(&mut self) -> Duration {
-        let delay = self.cap.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.cap = (self.cap * 2).min(Self::LAST);
-        delay
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_grow_to_the_cap_and_never_beyond() {
-        let mut backoff = Backoff::new();
-        let delays: Vec<_> = (0..20).map(|_| backoff.next()).collect();
-        assert!(delays[0] >= Duration::from_millis(250) && delays[0] <= Duration::from_millis(500));
-        assert!(delays[19] >= Duration::from_secs(15));
-        assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(30)));
-        backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(500));
     }
 }

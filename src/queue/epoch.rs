@@ -22,6 +22,7 @@ use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
 use database::Database;
+pub(crate) use writer::parse_name;
 use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
 
 /// Blocks of one epoch: 64 trees of eight.

@@ -11,7 +11,7 @@ use super::disk;
 use super::error::OpenError;
 
 /// What the `format` file holds.
-const FORMAT: &str = "forebay-queue 1";
+pub(crate) const FORMAT: &str = "forebay-queue 1";
 /// More than this is not read of small text files.
 const TEXT_BYTES_MAX: u64 = 256;
 

@@ -21,6 +21,7 @@ mod disk;
 mod engine;
 pub mod epoch;
 pub mod error;
+pub mod inspect;
 pub mod lane;
 mod lock;
 mod open;

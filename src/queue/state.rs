@@ -127,15 +127,10 @@ impl StateStore {
     fn load_for(dir: &Path, machine: [u8; 32]) -> Result<(Self, State, bool), OpenError> {
         let queue_dir = dir.join("queue");
         let failed = |error| OpenError::io("read state", &queue_dir, error);
-        let mut numbers = numbers(&queue_dir).map_err(failed)?;
-        numbers.sort_unstable();
-        let mut newest: Option<State> = None;
-        for number in &numbers {
-            let found = scan_database(&queue_dir.join(format!("{DIR_PREFIX}{number}"))).map_err(failed)?;
-            newest = newest.into_iter().chain(found).max_by_key(|state| state.generation);
-        }
+        let numbers = numbers(&queue_dir).map_err(failed)?;
+        let newest = newest(&queue_dir).map_err(failed)?;
         let run_file = read_run(&queue_dir);
-        let next_number = numbers.last().map_or(1, |last| last + 1);
+        let next_number = numbers.iter().max().map_or(1, |last| last + 1);
         let store = Self { queue_dir, next_number, database: None, writes: 0 };
         let mut state = match newest {
             Some(state) if state.machine == machine => {
@@ -233,6 +228,16 @@ fn decode(bytes: &[u8]) -> Option<State> {
         return None;
     }
     postcard::from_bytes(body).ok()
+}
+
+/// The state of the highest generation that is whole, by raw scan of every state database below `queue_dir`.
+pub(crate) fn newest(queue_dir: &Path) -> std::io::Result<Option<State>> {
+    let mut newest: Option<State> = None;
+    for number in numbers(queue_dir)? {
+        let found = scan_database(&queue_dir.join(format!("{DIR_PREFIX}{number}")))?;
+        newest = newest.into_iter().chain(found).max_by_key(|state| state.generation);
+    }
+    Ok(newest)
 }
 
 fn scan_database(dir: &Path) -> std::io::Result<Option<State>> {

@@ -5,7 +5,8 @@
 //! the broker's `max_inflight_messages` (Mosquitto: 20), and by [`WITHHELD_MAX`] against one that sets no bound. QoS 2 is
 //! asked for as QoS 1: redelivery makes a new reading either way.
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
+#[cfg(feature = "demo")]
 mod tests;
 mod withheld;
 
@@ -22,7 +23,7 @@ use super::Context;
 use crate::config::{Mqtt, MqttSource, Payload};
 use crate::decode::payload;
 use crate::metrics::Metrics;
-use crate::mqtt::session::{self, Backoff, Driver, Event, Handle, Message, Options, SessionError};
+use crate::mqtt::session::{self, Driver, Event, Handle, Message, Options, SessionError};
 use crate::mqtt::topics;
 use crate::queue::StreamIndex;
 use crate::reading::{Envelope, Name, Position, Reading};
@@ -49,7 +50,9 @@ enum Lost {
     Session(#[from] SessionError),
     #[error("queue refused a reading; the broker is to deliver it again later")]
     Refused,
-    #[error("broker sent more than {WITHHELD_MAX} messages without waiting for acknowledgements")]
+    #[error(
+        "broker sent more than {WITHHELD_MAX} messages without waiting for acknowledgements; it is to send the rest again"
+    )]
     TooMany,
     #[error("hub is gone")]
     HubGone,
@@ -92,18 +95,20 @@ struct Around<'a> {
 
 impl Source<'_> {
     async fn serve(&mut self, mqtt: &Mqtt) {
-        let mut backoff = Backoff::new();
+        let mut backoff = session::backoff();
         let mut reported = false;
         while !self.context.stop.is_cancelled() {
             let mut since = None;
             let outcome = self.connection(mqtt, &mut since).await;
             self.context.metrics.source_is_up(&self.name, false);
-            if since.is_some_and(|since: Instant| since.elapsed() >= GOOD_CONNECTION) {
+            let Err(error) = outcome else { break };
+            // A connection that was overrun took and acknowledged a thousand messages.
+            if since.is_some_and(|since: Instant| since.elapsed() >= GOOD_CONNECTION) || matches!(error, Lost::TooMany)
+            {
                 backoff.reset();
             }
-            let Err(error) = outcome else { break };
+            self.context.metrics.source_error(&self.name, "connection");
             if since.is_some() || !reported {
-                self.context.metrics.source_error(&self.name, "connection");
                 tracing::warn!(source = %self.name, %error, "subscription lost");
                 reported = true;
             }
@@ -137,10 +142,15 @@ impl Source<'_> {
         let mut withheld = Withheld::new(self.context.safe_through.clone());
         let mut to_hub: VecDeque<Envelope> = VecDeque::new();
         let mut commit_at: Option<Instant> = None;
+        // Once a message had to be passed over, all later ones are, so that they come again in their order.
+        let mut overrun = false;
         loop {
             let event = {
                 let mut next = pin!(driver.next());
                 loop {
+                    if overrun && withheld.len() == 0 {
+                        break None;
+                    }
                     if withheld.len() < WITHHELD_MANY {
                         commit_at = None;
                     } else if commit_at.is_none() {
@@ -167,7 +177,9 @@ impl Source<'_> {
                 }
             };
             let Some(event) = event else {
-                return Self::goodbye(&handle, &mut driver, &mut withheld).await;
+                Self::goodbye(&handle, &mut driver, &mut withheld).await?;
+                // What was passed over comes again on the next connection, now that all before it is acknowledged.
+                return if overrun && !self.context.stop.is_cancelled() { Err(Lost::TooMany) } else { Ok(()) };
             };
             match event {
                 Event::Connected => {
@@ -175,7 +187,13 @@ impl Source<'_> {
                     handle.subscribe(&self.config.topics, self.config.qos.min(1))?;
                 }
                 Event::Subscribed { refused } => self.subscribed(refused),
-                Event::Message(message) => self.take(message, &mut withheld, &mut to_hub)?,
+                Event::Message(message) => {
+                    let is_over = message.wants_acknowledgement() && (overrun || withheld.len() >= WITHHELD_MAX);
+                    overrun |= is_over;
+                    if !is_over {
+                        self.take(message, &mut withheld, &mut to_hub);
+                    }
+                }
                 _ => {}
             }
         }
@@ -203,18 +221,12 @@ impl Source<'_> {
     }
 
     /// Turns a message into a reading on its way to the hub; what can never be one is acknowledged in its turn.
-    fn take(
-        &mut self,
-        message: Message,
-        withheld: &mut Withheld<Message>,
-        to_hub: &mut VecDeque<Envelope>,
-    ) -> Result<(), Lost> {
-        if withheld.len() >= WITHHELD_MAX {
-            return Err(Lost::TooMany);
-        }
+    fn take(&mut self, message: Message, withheld: &mut Withheld<Message>, to_hub: &mut VecDeque<Envelope>) {
         let Some(reading) = self.reading(&message) else {
-            withheld.settled(message);
-            return Ok(());
+            if message.wants_acknowledgement() {
+                withheld.settled(message);
+            }
+            return;
         };
         if !message.wants_acknowledgement() {
             if to_hub.len() >= WITHHELD_MAX {
@@ -222,12 +234,11 @@ impl Source<'_> {
             } else {
                 to_hub.push_back(reading.into());
             }
-            return Ok(());
+            return;
         }
         let (receipt, told) = oneshot::channel();
         to_hub.push_back(Envelope { reading, receipt: Some(receipt) });
         withheld.handed(message, told);
-        Ok(())
     }
 
     fn reading(&mut self, message: &Message) -> Option<Reading> {

@@ -12,32 +12,13 @@ pub(super) const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; ver
 
 /// The Prometheus exposition.
 pub(super) fn metrics(view: &View) -> String {
-    mirror_queue(view, &view.queue.status());
+    // Looking at the queue sets its gauges; the largest age is the status's own.
+    let status = view.queue.status();
+    view.metrics.queue_undurable_age_seconds_max.set(status.undurable_age_max.as_secs_f64());
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = encode(&mut text, &view.registry);
     text
-}
-
-fn mirror_queue(view: &View, status: &QueueStatus) {
-    let metrics = &view.metrics;
-    for stream in &status.streams {
-        let label = ByStream { stream: stream.name.to_string() };
-        metrics.queue_records.get_or_create(&label).set(gauge(stream.records));
-        metrics.queue_bytes.get_or_create(&label).set(gauge(stream.bytes));
-        let age = stream.oldest_age.map_or(0.0, |age| age.as_secs_f64());
-        metrics.queue_oldest_age_seconds.get_or_create(&label).set(age);
-        metrics.queue_durable_position.get_or_create(&label).set(gauge(stream.durable.map_or(0, |at| at.packed())));
-        let acknowledged = stream.acknowledged.map_or(0, |at| at.packed());
-        metrics.queue_acknowledged_position.get_or_create(&label).set(gauge(acknowledged));
-    }
-    metrics.queue_disk_bytes.set(gauge(status.disk_bytes));
-    metrics.queue_quota_bytes.set(gauge(status.quota_bytes));
-    metrics.queue_undurable_age_seconds_max.set(status.undurable_age_max.as_secs_f64());
-}
-
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The whole state as JSON.

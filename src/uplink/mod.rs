@@ -1,7 +1,7 @@
 //! Drains the queue into Kafka: one OS thread that peeks, encodes, sends, follows delivery reports and acknowledges.
 //!
-//! [`drain`] is the thread; [`lane`] decides per stream what may be sent and what follows from a failure, [`delivery`]
-//! how far reports reach without a gap, [`health`] what status shows. The queue is the retry store: a record stays
+//! `drain` is the thread; `lane` decides per stream what may be sent and what follows from a failure, `delivery`
+//! how far reports reach without a gap, `health` what status shows. The queue is the retry store: a record stays
 //! there until Kafka has reported it delivered, so the client may be destroyed at any time.
 
 mod delivery;

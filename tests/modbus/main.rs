@@ -1,5 +1,6 @@
 //! Modbus buses against real sockets and pseudo-terminals: dead units, late answers, refusals, nonsense.
 #![cfg(feature = "demo")]
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint does not take for tests
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

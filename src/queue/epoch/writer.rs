@@ -40,7 +40,7 @@ pub(super) fn epoch_name(number: u64, generation: u32) -> String {
 }
 
 /// Inverse of [`epoch_name`].
-pub(super) fn parse_name(name: &str) -> Option<(u64, u32)> {
+pub(crate) fn parse_name(name: &str) -> Option<(u64, u32)> {
     let (number, generation) = name.strip_prefix(EPOCH_PREFIX)?.split_once('.')?;
     Some((number.parse().ok()?, generation.parse().ok()?))
 }

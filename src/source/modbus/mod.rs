@@ -1,8 +1,8 @@
 //! Modbus units behind one connection, TCP or RTU, polled into readings. The only module that names tokio-modbus.
 //!
-//! [`plan`] decides which requests read a unit's registers, [`unit`] when it is asked and whether it is alive,
-//! [`session`] carries one request and its answer, and makes sure that a late answer is never taken for the next
-//! one's; [`bus`] is the task that binds them.
+//! `plan` decides which requests read a unit's registers, `unit` when it is asked and whether it is alive,
+//! `session` carries one request and its answer, and makes sure that a late answer is never taken for the next
+//! one's; `bus` is the task that binds them.
 
 mod bus;
 mod plan;

@@ -1,9 +1,11 @@
 //! The source against the embedded broker: what it acknowledges, and when.
+#![allow(clippy::unwrap_used)] // a test module, which the lint does not see behind `all(test, ...)`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rumqttc::{AsyncClient, MqttOptions, QoS};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::*;
@@ -161,5 +163,81 @@ async fn a_refused_reading_is_delivered_again() {
     running.next().await.receipt.unwrap().send(Receipt::Refused).unwrap();
     let again = running.next().await;
     assert_eq!(number(&again), Value::Integer(1));
+    running.end().await;
+}
+
+/// A broker that knows no limit of messages in flight: its end of one connection.
+struct Boundless(tokio::net::TcpStream);
+
+impl Boundless {
+    /// Takes the connection and its subscription.
+    async fn accept(listener: &tokio::net::TcpListener) -> Self {
+        let mut connection = Self(timeout(LONG, listener.accept()).await.unwrap().unwrap().0);
+        assert_eq!(connection.packet().await.unwrap().0 >> 4, 1, "CONNECT");
+        connection.0.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+        let (kind, body) = connection.packet().await.unwrap();
+        assert_eq!(kind >> 4, 8, "SUBSCRIBE");
+        connection.0.write_all(&[0x90, 3, body[0], body[1], 1]).await.unwrap();
+        connection
+    }
+
+    /// Sends a message with that packet id and number at QoS 1.
+    async fn publish(&mut self, id: u16) {
+        let (topic, payload) = ("sensors/a/data", format!("{{\"n\":{id}}}"));
+        let mut packet = vec![0x32, u8::try_from(2 + topic.len() + 2 + payload.len()).unwrap(), 0, topic.len() as u8];
+        packet.extend_from_slice(topic.as_bytes());
+        packet.extend_from_slice(&id.to_be_bytes());
+        packet.extend_from_slice(payload.as_bytes());
+        self.0.write_all(&packet).await.unwrap();
+    }
+
+    /// The first byte and the body of the next packet, all of which are short; `None` at the end of the connection.
+    async fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        timeout(LONG, self.0.read_exact(&mut head)).await.unwrap().ok()?;
+        let mut body = vec![0; usize::from(head[1])];
+        timeout(LONG, self.0.read_exact(&mut body)).await.unwrap().unwrap();
+        Some((head[0], body))
+    }
+
+    /// Packet ids acknowledged until the source says goodbye.
+    async fn acknowledged(&mut self) -> Vec<u16> {
+        let mut ids = Vec::new();
+        while let Some((kind, body)) = self.packet().await {
+            match kind >> 4 {
+                4 => ids.push(u16::from_be_bytes([body[0], body[1]])),
+                14 => break,
+                _ => {}
+            }
+        }
+        ids
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_a_limit_in_flight_is_served_in_rounds() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut running = start(listener.local_addr().unwrap().port());
+    let limit = u16::try_from(WITHHELD_MAX).unwrap();
+    let mut broker = Boundless::accept(&listener).await;
+    for id in 1..=limit + 5 {
+        broker.publish(id).await;
+    }
+    for id in 1..=limit {
+        let envelope = running.next().await;
+        assert_eq!(number(&envelope), Value::Integer(i64::from(id)));
+        queued(envelope, u64::from(id) - 1);
+    }
+    running.safe.send(Some(Position::new(1, u64::from(limit) - 1))).unwrap();
+    assert_eq!(broker.acknowledged().await, (1..=limit).collect::<Vec<_>>());
+    drop(broker);
+
+    let mut broker = Boundless::accept(&listener).await;
+    for id in limit + 1..=limit + 5 {
+        broker.publish(id).await;
+        let envelope = running.next().await;
+        assert_eq!(number(&envelope), Value::Integer(i64::from(id)), "passed over and sent again, in order");
+        queued(envelope, u64::from(id) - 1);
+    }
     running.end().await;
 }
