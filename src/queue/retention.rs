@@ -101,8 +101,9 @@ fn make_room(driver: &mut Driver, outside: bool) -> Result<bool, StoreError> {
     if reclaim(driver, RECLAIM_PERCENT)? == Some(true) {
         return Ok(true);
     }
-    if outside && !is_tail_used_up(driver) {
-        // What others have filled they may give back, so memory is used up before anything is given up for them.
+    if outside {
+        // What others have filled they may give back, and what is dropped now they may fill as well: what is durable
+        // stays, and when memory is used up the rule takes its oldest records.
         return Ok(false);
     }
     if !drop_oldest(driver, false)? {
@@ -113,12 +114,6 @@ fn make_room(driver: &mut Driver, outside: bool) -> Result<bool, StoreError> {
         drop_oldest(driver, true)?;
     }
     Ok(true)
-}
-
-fn is_tail_used_up(driver: &Driver) -> bool {
-    let inner = driver.inner();
-    let limit = inner.settings.queue.tail_bytes_max;
-    inner.lock().tail_bytes >= limit / 2
 }
 
 /// Has the store rewrite an epoch; `None` where that failed.

@@ -20,7 +20,7 @@ pub enum StoreError {
         free_bytes: u64,
         /// The queue's directory.
         path: String,
-        /// Not the quota is the limit: others have filled the file system.
+        /// Others have filled the file system, the reserve included: to drop blocks would hardly make room.
         outside: bool,
     },
     /// The engine or the file system failed; what was not reported durable is still the caller's.
