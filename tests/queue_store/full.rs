@@ -39,17 +39,39 @@ pub fn beside_a_queue(mount_point: &Path) -> anyhow::Result<()> {
         let took = until_safe(&queue, last)?;
         println!("full disk: {records} records while it was full, {dropped} dropped, on after {} ms", took.as_millis());
     }
+    let (records, skipped) = count(&queue)?;
+    ensure!(records + skipped == pushed, "{records} records and {skipped} skipped are not {pushed}");
+    ensure!(skipped < 5_000, "{skipped} skipped, more than came while it was full");
+    ensure!(skipped == dropped(&metrics), "{skipped} skipped, {} dropped", dropped(&metrics));
+    queue.close()?;
+    Ok(())
+}
+
+/// The quota is more than there is: the oldest blocks make room as they would at the quota.
+pub fn on_a_disk_smaller_than_the_quota(mount_point: &Path) -> anyhow::Result<()> {
+    let queue = Queue::open(settings(mount_point), Metrics::new().0)?;
+    let mut pushed = 0;
+    for _ in 0..400 {
+        push(&queue, 100, &mut pushed)?;
+        queue.flush().context("flush where the disk is the limit")?;
+    }
+    let (records, skipped) = count(&queue)?;
+    ensure!(records + skipped == pushed, "{records} records and {skipped} skipped are not {pushed}");
+    ensure!(skipped > 0 && records > 10_000, "{records} records of {pushed} held");
+    println!("small disk: the newest {records} of {pushed} records held");
+    queue.close()?;
+    Ok(())
+}
+
+/// All records there are, and those that they say were removed.
+fn count(queue: &Queue) -> anyhow::Result<(u64, u64)> {
     let (mut records, mut skipped, mut after) = (0, 0, None);
     while let Some(batch) = queue.peek(ONE, after, Limit { records: 500, bytes: 1 << 20 })? {
         records += batch.records.len() as u64;
         skipped += batch.records.iter().map(|record| record.skipped).sum::<u64>();
         after = batch.records.last().map(|record| record.position);
     }
-    ensure!(records + skipped == pushed, "{records} records and {skipped} skipped are not {pushed}");
-    ensure!(skipped < 5_000, "{skipped} skipped, more than came while it was full");
-    ensure!(skipped == dropped(&metrics), "{skipped} skipped, {} dropped", dropped(&metrics));
-    queue.close()?;
-    Ok(())
+    Ok((records, skipped))
 }
 
 fn settings(mount_point: &Path) -> Settings {

@@ -75,6 +75,7 @@ fn storms(kills: u32, cuts: Option<u32>, full: bool) -> anyhow::Result<bool> {
     if full {
         fill_disk()?;
         full::beside_a_queue(&LoopDisk::make(96)?.mount_point)?;
+        full::on_a_disk_smaller_than_the_quota(&LoopDisk::make(32)?.mount_point)?;
     }
     Ok(false)
 }
