@@ -64,7 +64,7 @@ impl Progress {
         let elapsed = now.at.duration_since(self.last.at).as_secs_f64().max(1e-3);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed;
         println!(
-            "{:>4.0} s  {stage:<11} uplink {:<10} queued {waiting:>5}  in {:>4.0}/s  Kafka {:>5.0}/s  MQTT {:>5}  disk {:>5} KiB",
+            "{:>4.0} s  {stage:<11} uplink {:<10} queued {waiting:>5} in {:>3.0}/s Kafka {:>4.0}/s MQTT {:>5} disk {:>4} KiB",
             now.at.duration_since(self.began).as_secs_f64(),
             agent.uplink_status().map_or("none", |uplink| uplink.state),
             rate(now.pushed, self.last.pushed),

@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -53,6 +55,22 @@ pub enum Start {
     Time(i64),
 }
 
+/// Sends what the client says of its connections, and of every end of a partition as an error, to the debug log: what
+/// matters comes back from [`Consumer::next`].
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(level = ?level, facility, message, "kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// What there is to read of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -94,7 +112,7 @@ pub enum Next {
 /// Reading starts with [`Consumer::begin`] or the first poll, not with [`Consumer::open`]: brokers answer requests of a
 /// connection in turn, so that a question for offsets would wait behind a fetch that waits for new records.
 pub struct Consumer {
-    inner: BaseConsumer,
+    inner: BaseConsumer<Quiet>,
     topic: String,
     partitions: Vec<i32>,
     reading: Cell<bool>,
@@ -121,8 +139,9 @@ impl Consumer {
         ] {
             properties.push((name.to_owned(), value.to_owned()));
         }
-        let inner: BaseConsumer =
-            client_config(&properties)?.create().map_err(|error| ClientError::Creation(error.to_string()))?;
+        let inner: BaseConsumer<Quiet> = client_config(&properties)?
+            .create_with_context(Quiet)
+            .map_err(|error| ClientError::Creation(error.to_string()))?;
         let metadata = inner.fetch_metadata(Some(topic), wait).map_err(|error| failed(error.to_string()))?;
         let found = metadata.topics().first().filter(|found| found.error().is_none());
         let partitions: Vec<i32> =

@@ -16,6 +16,7 @@ pub(super) fn status(inner: &Inner) -> QueueStatus {
     let status = QueueStatus {
         queue: inner.lineage.queue,
         run: inner.run,
+        recovered: shared.recovered,
         streams: shared.streams.iter().map(|stream| of_stream(stream, now_ns)).collect(),
         disk_bytes: shared.disk_bytes,
         quota_bytes: shared.quota_bytes,

@@ -121,6 +121,8 @@ pub struct QueueStatus {
     pub queue: uuid::Uuid,
     /// The run.
     pub run: u32,
+    /// Whether the blocks of earlier runs have been looked through. Until then they are not in `streams`.
+    pub recovered: bool,
     /// Streams in configured order.
     pub streams: Vec<StreamStatus>,
     /// Disk used.

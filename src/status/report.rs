@@ -37,7 +37,7 @@ pub(super) fn status(view: &View) -> String {
             "undurable_age_seconds": queue.undurable_age.as_secs_f64(),
             "undurable_age_seconds_max": queue.undurable_age_max.as_secs_f64(),
             "written_bytes": view.metrics.queue_written_bytes.get(),
-            "store": if view.queue.store_failed() { "failed" } else { "ok" },
+            "store": store(view, &queue),
         },
         "streams": streams(view, &queue),
         "uplink": uplink(view),
@@ -48,6 +48,15 @@ pub(super) fn status(view: &View) -> String {
         },
     });
     format!("{report:#}\n")
+}
+
+/// While it recovers, what earlier runs left is not counted yet.
+fn store(view: &View, queue: &QueueStatus) -> &'static str {
+    match (view.queue.store_failed(), queue.recovered) {
+        (true, _) => "failed",
+        (false, false) => "recovering",
+        (false, true) => "ok",
+    }
 }
 
 fn sources(view: &View) -> Value {

@@ -138,9 +138,13 @@ pub async fn queued(agent: &Agent) -> Vec<Record> {
     tokio::task::spawn_blocking(peek_all).await.unwrap()
 }
 
-/// Waits until nothing in the queue waits for Kafka.
+/// Waits until nothing in the queue waits for Kafka, also of what earlier runs left on disk.
 pub async fn until_drained(agent: &Agent) {
-    until("the queue is empty", || agent.queue().status().streams.iter().all(|stream| stream.records == 0)).await;
+    until("the queue is empty", || {
+        let status = agent.queue().status();
+        status.recovered && status.streams.iter().all(|stream| stream.records == 0)
+    })
+    .await;
 }
 
 /// A device of which the test writes every byte.

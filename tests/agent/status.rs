@@ -67,6 +67,7 @@ async fn metrics_and_status_say_what_the_agent_does() {
     let status: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
     assert_eq!(status["gateway"], "gw");
     assert_eq!(status["uplink"]["state"], "down");
+    assert_eq!(status["queue"]["store"], "ok");
     assert_eq!(status["streams"][0]["name"], "telemetry");
     assert_eq!(status["streams"][0]["acknowledged"]["run"], agent.queue().status().run);
     assert_eq!(status["sources"][0]["name"], "sim");
