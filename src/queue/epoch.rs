@@ -315,12 +315,6 @@ impl EpochStore {
         self.make_ballast();
         Ok(())
     }
-
-    fn make_ballast(&self) {
-        if let Err(error) = self.ballast.ensure() {
-            tracing::debug!(error = %error, "ballast cannot be made yet");
-        }
-    }
 }
 
 impl BlockStore for EpochStore {
@@ -370,14 +364,7 @@ impl BlockStore for EpochStore {
     }
 
     fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
-        let Some(number) = self.emptiest(cursors, percent) else { return Ok(false) };
-        let before = self.disk_bytes();
-        // The survivors take the place of the ballast until the old generation is gone: the quota holds meanwhile.
-        self.ballast.give_up();
-        let rewritten = self.rewrite_without_done(number, cursors);
-        self.make_ballast();
-        rewritten.map_err(failure("rewrite epoch", &self.queue_dir))?;
-        Ok(self.disk_bytes() < before)
+        self.reclaim_emptiest(cursors, percent).map_err(failure("rewrite epoch", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

@@ -5,12 +5,12 @@ use anyhow::Context as _;
 
 use super::{Epoch, EpochStore, rescue};
 use crate::queue::block;
-use crate::queue::store::{Held, OldestBlocks};
+use crate::queue::store::{BlockStore, Held, OldestBlocks};
 use crate::queue::summary::Entry;
 use crate::reading::{Name, Position};
 
 impl EpochStore {
-    /// See [`crate::queue::store::BlockStore::oldest_of`].
+    /// See [`BlockStore::oldest_of`].
     pub(super) fn oldest_blocks(
         &mut self,
         stream: &str,
@@ -55,8 +55,26 @@ impl EpochStore {
         Ok(records.iter().filter(|record| record.position >= from).count() as u64)
     }
 
+    /// See [`BlockStore::reclaim`].
+    pub(super) fn reclaim_emptiest(&mut self, cursors: &[(Name, Position)], percent: u64) -> anyhow::Result<bool> {
+        let Some(number) = self.emptiest(cursors, percent) else { return Ok(false) };
+        let before = self.disk_bytes();
+        // The survivors take the place of the ballast until the old generation is gone: the quota holds meanwhile.
+        self.ballast.give_up();
+        let rewritten = self.rewrite_without_done(number, cursors);
+        self.make_ballast();
+        rewritten?;
+        Ok(self.disk_bytes() < before)
+    }
+
+    pub(super) fn make_ballast(&self) {
+        if let Err(error) = self.ballast.ensure() {
+            tracing::debug!(error = %error, "ballast cannot be made yet");
+        }
+    }
+
     /// The epoch with most bytes that are done, if they are at least `percent` of it.
-    pub(super) fn emptiest(&self, cursors: &[(Name, Position)], percent: u64) -> Option<u64> {
+    fn emptiest(&self, cursors: &[(Name, Position)], percent: u64) -> Option<u64> {
         let candidates = self.epochs.iter().filter_map(|(number, epoch)| {
             let done: u64 = epoch.totals.iter().map(|held| done_bytes(held, cursors)).sum();
             let all: u64 = epoch.totals.iter().map(|held| held.bytes).sum();
@@ -66,7 +84,7 @@ impl EpochStore {
     }
 
     /// Puts what is not done of an epoch into its next generation.
-    pub(super) fn rewrite_without_done(&mut self, number: u64, cursors: &[(Name, Position)]) -> anyhow::Result<()> {
+    fn rewrite_without_done(&mut self, number: u64, cursors: &[(Name, Position)]) -> anyhow::Result<()> {
         if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
             self.close_writer().context("close epoch")?;
         }
