@@ -77,6 +77,7 @@ fn push(criterion: &mut Criterion) {
             topic: "telemetry".into(),
             priority: 0,
             durability: Durability::Window,
+            retention: config::Retention::default(),
         }],
     };
     let (metrics, _) = Metrics::new();

@@ -131,6 +131,29 @@ pub struct Stream {
     pub priority: u8,
     /// Every record is made durable at once instead of within the window.
     pub durability: Durability,
+    /// How much of it is kept for how long.
+    pub retention: Retention,
+}
+
+/// `[stream.retention]`: what goes when there is no room, and what goes by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Most bytes of this stream on disk; `None`: only the queue's size limits it.
+    pub size_bytes: Option<u64>,
+    /// Records that are certainly older are not sent any more.
+    pub age: Option<Duration>,
+    /// What happens at the limit.
+    pub when_full: WhenFull,
+}
+
+/// What happens to a stream when its size, or the queue's, is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// The oldest records make room.
+    #[default]
+    DropOldest,
+    /// New records are refused: MQTT publishers are not acknowledged, polled values are skipped and counted.
+    RejectNewest,
 }
 
 /// When a stream's records are made durable.

@@ -6,7 +6,7 @@ use super::keys::{RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::problem::Report;
 use super::reader::Table;
-use super::resolved::{Compression, Durability, Queue, STREAMS_MAX, Status, Stream};
+use super::resolved::{Compression, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
 use super::tree::Node;
 
 /// The stream that exists without being written.
@@ -56,7 +56,13 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
         taken.insert(0, TELEMETRY.to_owned());
         streams.insert(
             0,
-            Stream { name: TELEMETRY.into(), topic: TELEMETRY.to_owned(), priority: 0, durability: Durability::Window },
+            Stream {
+                name: TELEMETRY.into(),
+                topic: TELEMETRY.to_owned(),
+                priority: 0,
+                durability: Durability::Window,
+                retention: Retention::default(),
+            },
         );
     }
     (streams, taken)
@@ -77,12 +83,30 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         Some(_) => Some(Durability::Window),
         None => None,
     };
-    if let Some(retention) = table.table("retention", &RETENTION) {
-        retention.word("when-full");
-    }
+    let retention = match table.table("retention", &RETENTION) {
+        Some(table) => retention(&table),
+        None => Some(Retention::default()),
+    };
     table.word("drain");
     table.word("encoding");
-    Some(Stream { name: name?.into(), topic: topic?, priority: priority?, durability: durability? })
+    Some(Stream {
+        name: name?.into(),
+        topic: topic?,
+        priority: priority?,
+        durability: durability?,
+        retention: retention?,
+    })
+}
+
+fn retention(table: &Table<'_>) -> Option<Retention> {
+    let size_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
+    let age = if table.has("age") { table.duration("age").map(Some) } else { Some(None) };
+    let when_full = match table.word("when-full") {
+        Some("reject-newest") => Some(WhenFull::RejectNewest),
+        Some(_) => Some(WhenFull::DropOldest),
+        None => None,
+    };
+    Some(Retention { size_bytes: size_bytes?, age: age?, when_full: when_full? })
 }
 
 /// Reads `[status]`; `Some(None)`: switched off.

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use super::block::SealedBlock;
 use super::seal::Policy;
-use super::tail::StreamState;
+use super::tail::{StreamControl, StreamState};
 use super::{PeekError, SetAsideError, Settings};
+use crate::config::WhenFull;
 use crate::metrics::{ByStream, ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Name, Position, Record};
+use crate::reading::{Lineage, Name, Position, Record, Stamp};
 
 /// A store call that takes longer makes the store count as failed: sled may hang after an I/O error.
 pub(super) const STORE_CALL_MAX: Duration = Duration::from_secs(30);
@@ -67,6 +68,8 @@ pub(super) struct DeadLetterRequest {
 pub(super) struct Shared {
     pub(super) phase: Phase,
     pub(super) streams: Vec<StreamState>,
+    /// Streams that are not configured any more and may have blocks on disk: kept while there is room.
+    pub(super) unconfigured: Vec<StreamControl>,
     pub(super) tail_bytes: usize,
     pub(super) reads: VecDeque<ReadRequest>,
     pub(super) set_aside: VecDeque<(usize, Record)>,
@@ -85,6 +88,8 @@ pub(super) struct Shared {
     pub(super) undurable_age_max_ns: u64,
     pub(super) disk_bytes: u64,
     pub(super) quota_bytes: u64,
+    /// The newest stamp whose wall time can be trusted: what time it is now.
+    pub(super) trusted_stamp: Option<Stamp>,
 }
 
 /// Counters of one stream, looked up once.
@@ -93,6 +98,8 @@ pub(super) struct StreamCounters {
     pub(super) acknowledged: Counter,
     pub(super) dropped_tail_full: Counter,
     pub(super) dropped_quota: Counter,
+    pub(super) dropped_size: Counter,
+    pub(super) dropped_age: Counter,
 }
 
 pub(super) struct Inner {
@@ -129,6 +136,7 @@ impl Inner {
         let shared = Shared {
             phase: Phase::Running,
             streams,
+            unconfigured: Vec::new(),
             tail_bytes: 0,
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),
@@ -144,6 +152,7 @@ impl Inner {
             undurable_age_max_ns: 0,
             disk_bytes: 0,
             quota_bytes: settings.queue.quota_bytes.unwrap_or_default(),
+            trusted_stamp: None,
         };
         Self {
             shared: Mutex::new(shared),
@@ -197,7 +206,8 @@ impl Shared {
     /// stream that holds most. False where nothing can be dropped.
     pub(super) fn make_room(&mut self, stream: usize, bytes: usize, limit: usize, counters: &[StreamCounters]) -> bool {
         while self.tail_bytes + bytes > limit {
-            let victim = match self.streams[stream].drop_oldest() {
+            let own = if self.keeps(stream) { None } else { self.streams[stream].drop_oldest() };
+            let victim = match own {
                 Some(entry) => Some((stream, entry)),
                 None => self.drop_from_largest(),
             };
@@ -208,8 +218,13 @@ impl Shared {
         true
     }
 
+    /// Whether nothing of the stream may be dropped to make room.
+    pub(super) fn keeps(&self, stream: usize) -> bool {
+        self.streams[stream].retention.when_full == WhenFull::RejectNewest
+    }
+
     fn drop_from_largest(&mut self) -> Option<(usize, super::tail::Entry)> {
-        let mut by_size: Vec<usize> = (0..self.streams.len()).collect();
+        let mut by_size: Vec<usize> = (0..self.streams.len()).filter(|index| !self.keeps(*index)).collect();
         by_size.sort_by_key(|index| std::cmp::Reverse(self.streams[*index].tail_bytes));
         by_size.into_iter().find_map(|index| Some((index, self.streams[index].drop_oldest()?)))
     }
@@ -251,6 +266,8 @@ impl StreamCounters {
             acknowledged: metrics.records_acknowledged.get_or_create(&by_stream).clone(),
             dropped_tail_full: dropped("tail_full"),
             dropped_quota: dropped("quota"),
+            dropped_size: dropped("size"),
+            dropped_age: dropped("age"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! and bounds what any damage can reach. See `docs/queue-format.md`.
 
 pub(crate) mod database;
+mod reclaim;
 mod rescue;
 mod writer;
 
@@ -16,7 +17,7 @@ use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Dropped, Held, StoreError};
+use super::store::{BlockStore, Held, OldestBlocks, StoreError};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
@@ -144,11 +145,18 @@ impl EpochStore {
         let by_quota = self.quota_bytes.saturating_sub(self.disk_bytes());
         let free_bytes = disk::free_bytes(&self.queue_dir)
             .map_err(|error| failure("ask for free space", &self.queue_dir)(error.into()))?;
-        let left = by_quota.min(free_bytes.saturating_sub(disk::ballast_bytes(self.quota_bytes)));
+        let reserve_bytes = disk::ballast_bytes(self.quota_bytes);
+        let left = by_quota.min(free_bytes.saturating_sub(reserve_bytes));
         if needed_bytes <= left {
             return Ok(());
         }
-        Err(StoreError::Full { needed_bytes, free_bytes: left, path: self.queue_dir.display().to_string() })
+        let path = self.queue_dir.display().to_string();
+        Err(StoreError::Full {
+            needed_bytes,
+            free_bytes: left,
+            path,
+            outside: needed_bytes <= by_quota && free_bytes < reserve_bytes / 2,
+        })
     }
 
     /// Whether less is free than the reserve that appends leave untouched: others have filled the disk.
@@ -304,9 +312,7 @@ impl EpochStore {
             Ok(()) | Err(_) => {}
         }
         self.epochs.remove(&number);
-        if let Err(error) = self.ballast.ensure() {
-            tracing::debug!(error = %error, "ballast cannot be made yet");
-        }
+        self.make_ballast();
         Ok(())
     }
 }
@@ -353,29 +359,12 @@ impl BlockStore for EpochStore {
         numbers.into_iter().try_for_each(|number| self.remove_epoch(number))
     }
 
-    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
-        let Some(number) = self.epochs.keys().next().copied() else { return Ok(Vec::new()) };
-        let mut dropped = Vec::new();
-        self.check(number).map_err(failure("read", &self.queue_dir))?;
-        for entry in self.entries(number).to_vec() {
-            let cursor = cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
-            let records = match cursor {
-                Some(cursor) if entry.last() < cursor => 0,
-                Some(cursor) if entry.first() < cursor => {
-                    let block = self.get(number, &entry).map_err(failure("read", &self.queue_dir))?;
-                    let records = block.and_then(|block| block::open(&block).ok()).unwrap_or_default();
-                    records.iter().filter(|record| record.position >= cursor).count() as u64
-                }
-                _ => u64::from(entry.count),
-            };
-            dropped.push(Dropped { stream: entry.stream.clone(), first: entry.first(), last: entry.last(), records });
-        }
-        Ok(dropped)
+    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        self.oldest_blocks(stream, cursor, bytes).map_err(failure("read", &self.queue_dir))
     }
 
-    fn drop_oldest(&mut self) -> Result<(), StoreError> {
-        let oldest = self.epochs.keys().next().copied();
-        oldest.map_or(Ok(()), |number| self.remove_epoch(number))
+    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
+        self.reclaim_emptiest(cursors, percent).map_err(failure("rewrite epoch", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

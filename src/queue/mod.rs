@@ -11,7 +11,9 @@
 //! 3. Positions are read in ascending order, those done are not read (model test).
 //! 4. `push` does no I/O, and a stalled store costs the oldest unsealed records, counted (`a_stalled_store_...`).
 //! 5. A healthy uplink writes nothing (`what_is_acknowledged_in_time_is_never_written`).
-//! 6. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
+//! 6. What a rule removes is counted and marked once, lowest priority first; a stream that rejects loses nothing
+//!    (`every_rule_accounts_for_everything`, `at_the_quota_the_lower_priority_goes_...`).
+//! 7. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
 
 pub mod block;
 mod dead_letter;
@@ -53,7 +55,7 @@ pub use self::types::{
     Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
 };
 use crate::metrics::{ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Position, Record};
+use crate::reading::{Lineage, Name, Position, Record, Trust};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
@@ -121,13 +123,15 @@ impl Queue {
                 lanes: lane::Lanes::from_cursor(Position::ZERO),
                 skipped: Vec::new(),
             });
-            let every_record = stream.durability == crate::config::Durability::EveryRecord;
-            StreamState::new(control, every_record, start.run)
+            StreamState::new(control, stream, start.run)
         });
         let streams: Vec<StreamState> = streams.collect();
+        let is_configured = |name: &Name| settings.streams.iter().any(|stream| stream.name == *name);
+        let unconfigured = start.streams.iter().filter(|known| !is_configured(&known.stream)).cloned().collect();
         let dir = settings.dir.clone();
         let dead_letter = dead_letter::DeadLetter::new(settings.dir.join("queue").join("dead-letter.jsonl"));
         let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
+        inner.lock().unconfigured = unconfigured;
         store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
             what: "start of the store thread",
             path: dir,
@@ -142,10 +146,11 @@ impl Queue {
 
     /// Takes a record into the tail. No I/O, a short lock.
     ///
-    /// When the tail is full (the store is stalled or the disk is full), the oldest unsealed records make room, counted.
+    /// When the tail is full (the store is stalled or the disk is full), the oldest unsealed records make room, counted;
+    /// those of a stream whose rule is `reject-newest` stay, and it refuses.
     ///
     /// # Errors
-    /// When the queue is closed, or nothing in the tail can make room.
+    /// When the queue is closed, nothing in the tail can make room, or the stream refuses what does not fit its size.
     pub fn push(&self, stream: StreamIndex, record: NewRecord) -> Result<Pushed, PushError> {
         let inner = self.inner();
         let record = Record {
@@ -178,9 +183,12 @@ impl Queue {
             }
             return Ok(Pushed::SetAside);
         }
-        if !shared.make_room(stream.0, bytes, limit, &inner.counters) {
+        if let Err(refused) = retention::admit(&mut shared, stream.0, bytes, limit, &inner.counters) {
             inner.store_wake.notify_one();
-            return Err(PushError::TailFull { used: shared.tail_bytes, limit });
+            return Err(refused);
+        }
+        if record.stamp.trust >= Trust::Corrected {
+            shared.trusted_stamp = Some(record.stamp);
         }
         let was_empty = shared.tail_bytes == 0;
         shared.tail_bytes += bytes;

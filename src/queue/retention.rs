@@ -1,61 +1,314 @@
-//! Room on disk: what is done goes first, then the oldest data of all, counted and marked, so that the newest can stay.
+//! Room, on disk and in the tail: what is done goes first, then what each stream's rule gives up, counted and marked.
+//!
+//! A removal only moves the stream's lanes past its oldest blocks and makes that durable; the disk comes back with the
+//! epochs that hold nothing else, or by rewriting one. So a crash between the two loses nothing and brings nothing back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::block::SealedBlock;
-use super::store::{Dropped, StoreError};
+use super::block::{self, SealedBlock};
+use super::engine::{Inner, Shared, StreamCounters};
+use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
+use super::tail::StreamState;
+use super::types::PushError;
+use crate::metrics::ByStreamAndReason;
+use crate::reading::{Lineage, Name, Position, Stamp, Trust};
 
-/// Most epochs dropped for one group: far more than its bytes can need, so that a store that frees nothing ends the loop.
-const DROPS_MAX: u32 = 8;
+/// Most steps of making room for one group: far more than its bytes can need, so that a store that frees nothing ends
+/// the loop.
+const STEPS_MAX: u32 = 64;
+/// An epoch that is done to this part is rewritten before anything is dropped: three bytes are then written at most for
+/// one that is gained.
+const RECLAIM_PERCENT: u64 = 25;
+/// After a drop, which gains nothing otherwise.
+const RECLAIM_PERCENT_MIN: u64 = 2;
+/// What a stream gives up beyond its excess, as a part of its size, so that each drop is worth a write of the state; and
+/// what must be free before one takes again that refused.
+const SIZE_STEP: u64 = 16;
+/// Most blocks that expire in one step.
+const EXPIRE_BLOCKS_MAX: u32 = 256;
+/// How often ages are looked at: an eighth of the age, within these limits.
+const EXPIRE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Appends a group; where the quota does not allow it, makes room by the rule `drop-oldest` and tries again.
+/// Which rule removed something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Quota,
+    Size,
+    Age,
+}
+
+/// Whether a record may enter the tail; makes room for it where its stream's rule allows that.
+pub(super) fn admit(
+    shared: &mut Shared,
+    stream: usize,
+    bytes: usize,
+    tail_bytes_max: usize,
+    counters: &[StreamCounters],
+) -> Result<(), PushError> {
+    let mut limit = tail_bytes_max;
+    if shared.keeps(stream) {
+        refuse_over_size(&mut shared.streams[stream], bytes as u64)?;
+        // What is never dropped must not keep the others out of the tail.
+        limit -= tail_bytes_max / 4;
+    }
+    if shared.make_room(stream, bytes, limit, counters) {
+        return Ok(());
+    }
+    Err(PushError::TailFull { used: shared.tail_bytes, limit })
+}
+
+/// Refuses at the size, and then until a step of it is free, so that a stream at its limit does not go to and fro.
+fn refuse_over_size(stream: &mut StreamState, bytes: u64) -> Result<(), PushError> {
+    let Some(limit_bytes) = stream.retention.size_bytes else { return Ok(()) };
+    let used_bytes = stream.disk.bytes + stream.tail_bytes as u64;
+    let limit_now = if stream.refusing { limit_bytes - limit_bytes / SIZE_STEP } else { limit_bytes };
+    stream.refusing = used_bytes + bytes > limit_now;
+    if stream.refusing {
+        return Err(PushError::StreamFull { stream: Arc::clone(&stream.name), used_bytes, limit_bytes });
+    }
+    Ok(())
+}
+
+/// Appends a group; where there is no room on disk, makes some and tries again.
 pub(super) fn append(driver: &mut Driver, blocks: &[SealedBlock]) -> Result<(), StoreError> {
     let mut outcome = driver.with_store(|store| store.append(blocks));
-    if matches!(outcome, Err(StoreError::Full { .. })) {
+    if !matches!(outcome, Err(StoreError::Full { .. })) {
+        return outcome;
+    }
+    if is_control_due(driver) {
         driver.save_cursors()?;
         outcome = driver.with_store(|store| store.append(blocks));
     }
-    let mut drops = 0;
-    while matches!(outcome, Err(StoreError::Full { .. })) && drops < DROPS_MAX {
-        if !drop_oldest(driver)? {
+    for _ in 0..STEPS_MAX {
+        let Err(StoreError::Full { outside, .. }) = outcome else { break };
+        if !make_room(driver, outside)? {
             break;
         }
-        drops += 1;
         outcome = driver.with_store(|store| store.append(blocks));
     }
     outcome
 }
 
-/// Removes the oldest epoch: first the lanes and marks are made durable, then the data goes. False: there is none.
-fn drop_oldest(driver: &mut Driver) -> Result<bool, StoreError> {
-    let inner = Arc::clone(driver.inner());
-    let cursors: Vec<_> = {
-        let shared = inner.lock();
-        shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.lanes.cursor())).collect()
-    };
-    let dropped = driver.with_store(|store| store.oldest(&cursors))?;
-    if dropped.is_empty() {
+fn is_control_due(driver: &Driver) -> bool {
+    let shared = driver.inner().lock();
+    shared.streams.iter().any(|stream| stream.cursor_is_due() || stream.has_new_marks())
+}
+
+/// One step: disk of what is done, else of the oldest blocks of the lowest priority. False: nothing may go.
+fn make_room(driver: &mut Driver, outside: bool) -> Result<bool, StoreError> {
+    if reclaim(driver, RECLAIM_PERCENT)? == Some(true) {
+        return Ok(true);
+    }
+    if outside {
+        // What others have filled they may give back, and what is dropped now they may fill as well: what is durable
+        // stays, and when memory is used up the rule takes its oldest records.
         return Ok(false);
     }
-    {
-        let mut shared = inner.lock();
-        for range in &dropped {
-            note(&inner, &mut shared, range);
-        }
+    if !drop_oldest(driver, false)? {
+        return Ok(false);
     }
-    // Not `save_cursors`: it would delete the epoch as done, and `drop_oldest` would take the next one.
-    driver.save_control()?;
-    driver.with_store(|store| store.drop_oldest())?;
+    if reclaim(driver, RECLAIM_PERCENT_MIN)?.is_none() {
+        // There is no room even for a rewrite: give up the epoch whole.
+        drop_oldest(driver, true)?;
+    }
     Ok(true)
 }
 
-fn note(inner: &super::engine::Inner, shared: &mut super::engine::Shared, range: &Dropped) {
+/// Has the store rewrite an epoch; `None` where that failed.
+fn reclaim(driver: &mut Driver, percent: u64) -> Result<Option<bool>, StoreError> {
+    let cursors = durable_cursors(driver.inner());
+    let outcome = driver.with_store(|store| Ok((store.reclaim(&cursors, percent), store.disk_bytes())));
+    let (reclaimed, disk_bytes) = outcome?;
+    driver.inner().lock().disk_bytes = disk_bytes;
+    Ok(reclaimed.inspect_err(|error| tracing::debug!(error = %error, "epoch cannot be rewritten")).ok())
+}
+
+fn durable_cursors(inner: &Inner) -> Vec<(Name, Position)> {
+    let shared = inner.lock();
+    let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.cursor_durable));
+    // Those move in `drop_oldest` only, which makes them durable.
+    let unconfigured = shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor()));
+    streams.chain(unconfigured).collect()
+}
+
+/// Gives up the oldest epoch's blocks of the streams of the lowest priority that have any, or of all that may be dropped
+/// from where `whole`; streams that are not configured any more come before all others. False: there are none.
+fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
+    let mut found: Vec<(Candidate, OldestBlocks)> = Vec::new();
+    let candidates = candidates(&driver.inner().lock());
+    for candidate in candidates {
+        let oldest = driver.with_store(|store| store.oldest_of(&candidate.name, candidate.cursor, u64::MAX))?;
+        found.extend(oldest.map(|blocks| (candidate, blocks)));
+    }
+    if !whole {
+        let lowest = found.iter().map(|(candidate, _)| candidate.priority).min();
+        found.retain(|(candidate, _)| Some(candidate.priority) == lowest);
+    }
+    let Some(epoch) = found.iter().map(|(_, blocks)| blocks.epoch).min() else { return Ok(false) };
+    found.retain(|(_, blocks)| blocks.epoch == epoch);
+    for (candidate, blocks) in &found {
+        match candidate.index {
+            Some(index) => remove(driver.inner(), index, blocks, Rule::Quota),
+            None => remove_unconfigured(driver.inner(), &candidate.name, blocks),
+        }
+    }
+    driver.save_cursors()?;
+    Ok(true)
+}
+
+/// A stream whose blocks may make room for others.
+struct Candidate {
+    /// `None`: it is not configured any more.
+    index: Option<usize>,
+    /// `None` is below all.
+    priority: Option<u8>,
+    name: Name,
+    cursor: Position,
+}
+
+fn candidates(shared: &Shared) -> Vec<Candidate> {
+    let streams = shared.streams.iter().enumerate().filter(|(index, _)| !shared.keeps(*index));
+    let configured = streams.map(|(index, stream)| Candidate {
+        index: Some(index),
+        priority: Some(stream.priority),
+        name: Arc::clone(&stream.name),
+        cursor: stream.lanes.cursor(),
+    });
+    let unconfigured = shared.unconfigured.iter().map(|control| Candidate {
+        index: None,
+        priority: None,
+        name: Arc::clone(&control.stream),
+        cursor: control.lanes.cursor(),
+    });
+    configured.chain(unconfigured).collect()
+}
+
+/// The same for a stream that is not configured any more: should it come back, its first record says what is gone.
+fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
+    let label = ByStreamAndReason { stream: name.to_string(), reason: "quota" };
+    inner.metrics.records_dropped.get_or_create(&label).inc_by(blocks.records);
+    tracing::warn!(stream = %name, records = blocks.records, "records of a stream that is not configured dropped");
+    let mut shared = inner.lock();
+    let Some(control) = shared.unconfigured.iter_mut().find(|control| control.stream == *name) else { return };
+    control.lanes.remove_through(blocks.last);
+    let skipped = blocks.records + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
+    control.skipped = vec![(blocks.last.next(), skipped)];
+}
+
+/// Takes blocks out of a stream, in memory; the caller makes it durable before it deletes anything.
+fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
+    let counters = &inner.counters[stream];
+    let (counter, why) = match rule {
+        Rule::Quota => (&counters.dropped_quota, "disk quota is used up, oldest records dropped"),
+        Rule::Size => (&counters.dropped_size, "stream's size is used up, oldest records dropped"),
+        Rule::Age => (&counters.dropped_age, "records are too old, dropped"),
+    };
+    let mut shared = inner.lock();
+    let queue = &mut shared.streams[stream];
+    queue.drop_from_disk(blocks.last, blocks.records);
+    counter.inc_by(blocks.records);
     tracing::warn!(
-        stream = %range.stream, first = %range.first, last = %range.last, records = range.records,
-        "disk quota is used up, oldest records dropped"
+        stream = %queue.name, first = %blocks.first, last = %blocks.last, records = blocks.records, "{why}"
     );
-    let Some(index) = shared.streams.iter().position(|stream| stream.name == range.stream) else { return };
-    inner.counters[index].dropped_quota.inc_by(range.records);
-    shared.streams[index].drop_from_disk(range.last, range.records);
+}
+
+/// Drops the oldest blocks of streams that are larger than their own size.
+pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
+    let mut removed = false;
+    for stream in 0..driver.inner().settings.streams.len() {
+        for _ in 0..STEPS_MAX {
+            let Some((name, cursor, bytes)) = excess(&driver.inner().lock(), stream) else { break };
+            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, bytes))? else { break };
+            remove(driver.inner(), stream, &blocks, Rule::Size);
+            removed = true;
+        }
+    }
+    if removed { driver.save_cursors() } else { Ok(()) }
+}
+
+/// What a stream has to give up to be within its size.
+fn excess(shared: &Shared, stream: usize) -> Option<(Name, Position, u64)> {
+    let queue = &shared.streams[stream];
+    let limit = queue.retention.size_bytes.filter(|limit| queue.disk.bytes > *limit && !shared.keeps(stream))?;
+    Some((Arc::clone(&queue.name), queue.lanes.cursor(), queue.disk.bytes - limit + limit / SIZE_STEP))
+}
+
+/// When ages have to be looked at; `None`: no stream with blocks has a limit.
+pub(super) fn expire_due_ns(shared: &Shared, expire_at_ns: u64) -> Option<u64> {
+    let has = shared.streams.iter().any(|stream| stream.retention.age.is_some() && stream.disk.records > 0);
+    has.then_some(expire_at_ns)
+}
+
+/// Drops blocks whose records are all certainly older than their stream's limit.
+pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
+    let inner = Arc::clone(driver.inner());
+    let limits: Vec<(usize, Duration)> =
+        inner.lock().streams.iter().enumerate().filter_map(|(n, s)| Some((n, s.retention.age?))).collect();
+    let (least, most) = EXPIRE_EVERY;
+    let every = limits.iter().map(|(_, age)| (*age / 8).clamp(least, most)).min().unwrap_or(most);
+    driver.expire_at_ns = inner.now_ns().saturating_add(every.as_nanos() as u64);
+    let mut removed = false;
+    for (stream, limit) in limits {
+        for _ in 0..EXPIRE_BLOCKS_MAX {
+            let (name, cursor, now) = {
+                let shared = inner.lock();
+                let queue = &shared.streams[stream];
+                (Arc::clone(&queue.name), queue.lanes.cursor(), Now::of(&inner, &shared))
+            };
+            let Some(oldest) = driver.with_store(|store| store.read(&name, cursor))? else { break };
+            if now.age_min(&oldest) <= limit {
+                break;
+            }
+            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, 1))? else { break };
+            // A damaged block in front may have been passed over by the read.
+            if blocks.last > oldest.header.last {
+                break;
+            }
+            remove(&inner, stream, &blocks, Rule::Age);
+            removed = true;
+        }
+    }
+    if removed { driver.save_cursors() } else { Ok(()) }
+}
+
+/// What is known of the present time.
+struct Now {
+    boot_ns: u64,
+    lineage: Arc<Lineage>,
+    trusted: Option<Stamp>,
+}
+
+impl Now {
+    fn of(inner: &Inner, shared: &Shared) -> Self {
+        Self { boot_ns: inner.now_ns(), lineage: Arc::clone(&inner.lineage), trusted: shared.trusted_stamp }
+    }
+
+    /// The age that every record of the block has at least: by boot time within this boot; of an earlier boot the time
+    /// since this one began, or by the wall clock where it could be trusted then and now.
+    fn age_min(&self, block: &SealedBlock) -> Duration {
+        let written = &block.header.lineage;
+        if (written.queue, written.boot_index) == (self.lineage.queue, self.lineage.boot_index) {
+            return Duration::from_nanos(self.boot_ns.saturating_sub(block.header.boot_ns.1));
+        }
+        let since_boot = Duration::from_nanos(self.boot_ns);
+        self.wall_us().and_then(|now_us| age_by_wall(block, now_us)).map_or(since_boot, |age| age.max(since_boot))
+    }
+
+    /// The wall time now.
+    fn wall_us(&self) -> Option<i64> {
+        let trusted = self.trusted?;
+        let since_us = i64::try_from(self.boot_ns.saturating_sub(trusted.boot_ns) / 1_000).ok()?;
+        Some(trusted.wall_us.saturating_add(since_us))
+    }
+}
+
+fn age_by_wall(block: &SealedBlock, now_us: i64) -> Option<Duration> {
+    let records = block::open(block).ok()?;
+    if records.iter().any(|record| record.stamp.trust < Trust::Corrected) {
+        return None;
+    }
+    let newest_us = records.iter().map(|record| record.stamp.wall_us).max()?;
+    Some(Duration::from_micros(u64::try_from(now_us.saturating_sub(newest_us)).unwrap_or(0)))
 }

@@ -20,6 +20,8 @@ pub enum StoreError {
         free_bytes: u64,
         /// The queue's directory.
         path: String,
+        /// Others have filled the file system, the reserve included: to drop blocks would hardly make room.
+        outside: bool,
     },
     /// The engine or the file system failed; what was not reported durable is still the caller's.
     #[error("{what} failed in {path}")]
@@ -34,17 +36,19 @@ pub enum StoreError {
     },
 }
 
-/// A range of a stream that was removed on purpose.
+/// The oldest blocks of a stream, all of one epoch: what a retention rule removes in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dropped {
-    /// The stream.
-    pub stream: Name,
-    /// First position of the block.
+pub struct OldestBlocks {
+    /// Number of the epoch that holds them; older epochs have smaller ones.
+    pub epoch: u64,
+    /// First position that is not done.
     pub first: Position,
-    /// Last position of the block.
+    /// Last position of the last of them.
     pub last: Position,
-    /// Records that were not yet done (at or after the stream's cursor).
+    /// Records that are not done.
     pub records: u64,
+    /// Bytes of the blocks.
+    pub bytes: u64,
 }
 
 /// What the store holds of one stream.
@@ -86,18 +90,20 @@ pub trait BlockStore: Send {
     /// When the file system fails; what could not be deleted is tried again next time.
     fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError>;
 
-    /// What [`Self::drop_oldest`] would remove, so that the caller can make the skips durable first.
-    /// Empty when there is nothing to drop.
+    /// The oldest blocks of `stream` at or after `cursor`, of one epoch: so many that they have `bytes` bytes, at least
+    /// one. `None`: there are none.
     ///
     /// # Errors
     /// When the epoch cannot be read to count its records.
-    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError>;
+    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError>;
 
-    /// Removes the oldest epoch whole.
+    /// Gives back disk that blocks wholly below their stream's cursor take between others: rewrites the epoch that has
+    /// most of them, where they are at least `percent` of it. The caller has made the cursors durable before. Says
+    /// whether disk was gained.
     ///
     /// # Errors
-    /// When the file system fails.
-    fn drop_oldest(&mut self) -> Result<(), StoreError>;
+    /// When the engine or the file system fails; the epoch is then as it was.
+    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError>;
 
     /// What is held, per stream.
     fn held(&self) -> Vec<Held>;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::PeekError;
 use super::dead_letter::DeadLetter;
 use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::lane::Lanes;
+use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
@@ -19,7 +21,7 @@ use crate::reading::{Position, Record};
 
 /// First and longest wait after a failure of the store.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_LAST: Duration = Duration::from_secs(10);
+const RETRY_LAST: Duration = Duration::from_secs(5);
 /// Tries of the last seal at close.
 const CLOSE_TRIES: u32 = 3;
 
@@ -55,6 +57,7 @@ enum Work {
     Flush(u64),
     Read(ReadRequest),
     SaveCursors,
+    Expire,
     Close,
     Stop,
 }
@@ -70,6 +73,8 @@ pub(super) struct Driver {
     retry_after: Duration,
     failing: bool,
     panics: u32,
+    /// When ages are looked at next, ns.
+    pub(super) expire_at_ns: u64,
 }
 
 /// Runs until the queue is closed or abandoned, then lets go of everything before it says so.
@@ -83,6 +88,7 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
         retry_after: RETRY_FIRST,
         failing: false,
         panics: 0,
+        expire_at_ns: 0,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| driver.work())).unwrap_or_else(|panic| {
         inner.store_failed.store(true, Ordering::Release);
@@ -118,6 +124,11 @@ impl Driver {
                 Work::Read(request) => self.read(request),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
+                }
+                Work::Expire => {
+                    if let Err(error) = retention::expire(self) {
+                        self.failed(&error);
+                    }
                 }
                 Work::Close => return self.close(),
                 Work::Stop => return None,
@@ -170,10 +181,14 @@ impl Driver {
         if cursor_due_ns.is_some_and(|at| at <= now_ns) && !resting {
             return Ok(Work::SaveCursors);
         }
+        let expire_due_ns = retention::expire_due_ns(shared, self.expire_at_ns);
+        if expire_due_ns.is_some_and(|at| at <= now_ns) && !resting {
+            return Ok(Work::Expire);
+        }
         let seal_at = if let Due::At(at) = due { Some(at) } else { None };
         let rest_until = resting.then_some(self.retry_at_ns);
         // While the store rests nothing but its end matters.
-        let until = rest_until.or_else(|| [seal_at, cursor_due_ns].into_iter().flatten().min());
+        let until = rest_until.or_else(|| [seal_at, cursor_due_ns, expire_due_ns].into_iter().flatten().min());
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
     }
 
@@ -241,6 +256,10 @@ impl Driver {
         for held in held {
             let Some(stream) = shared.streams.iter_mut().find(|stream| stream.name == held.stream) else {
                 tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
+                if !shared.unconfigured.iter().any(|control| control.stream == held.stream) {
+                    let lanes = Lanes::from_cursor(Position::ZERO);
+                    shared.unconfigured.push(StreamControl { stream: held.stream, lanes, skipped: Vec::new() });
+                }
                 continue;
             };
             stream.recovered(&held, self.inner.lineage.boot_index);
@@ -284,7 +303,10 @@ impl Driver {
 
     /// Makes lanes and marks durable; deletes nothing.
     pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
-        let controls: Vec<StreamControl> = self.inner.lock().streams.iter().map(StreamState::control).collect();
+        let controls: Vec<StreamControl> = {
+            let shared = self.inner.lock();
+            shared.streams.iter().map(StreamState::control).chain(shared.unconfigured.iter().cloned()).collect()
+        };
         let dir = self.dir();
         let saved = self.fenced(|driver| {
             (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::lane::Lanes;
+use crate::config::{Durability, Retention, Stream};
 use crate::reading::{Lineage, Name, Position, Record};
 
 /// Most removal marks of one stream; more are added up in the newest.
@@ -77,6 +78,10 @@ pub(super) struct Retired {
 pub(super) struct StreamState {
     pub(super) name: Name,
     pub(super) every_record: bool,
+    pub(super) priority: u8,
+    pub(super) retention: Retention,
+    /// It refused a record for its size and has not drained enough since.
+    pub(super) refusing: bool,
     pub(super) lanes: Lanes,
     pub(super) tail: VecDeque<Entry>,
     pub(super) tail_bytes: usize,
@@ -102,10 +107,13 @@ pub(super) struct StreamState {
 
 impl StreamState {
     /// A stream at the start of `run`.
-    pub(super) fn new(control: StreamControl, every_record: bool, run: u32) -> Self {
+    pub(super) fn new(control: StreamControl, stream: &Stream, run: u32) -> Self {
         Self {
             name: control.stream,
-            every_record,
+            every_record: stream.durability == Durability::EveryRecord,
+            priority: stream.priority,
+            retention: stream.retention,
+            refusing: false,
             cursor_durable: control.lanes.cursor(),
             lanes: control.lanes,
             tail: VecDeque::new(),

@@ -56,6 +56,16 @@ pub enum PushError {
         /// The limit.
         limit: usize,
     },
+    /// The stream's own size is used up, and its rule is to refuse new records.
+    #[error("stream {stream:?} is full: {used_bytes} bytes, retention.size is {limit_bytes}")]
+    StreamFull {
+        /// Its name.
+        stream: Name,
+        /// Bytes of it on disk and in memory.
+        used_bytes: u64,
+        /// Its size.
+        limit_bytes: u64,
+    },
     /// There is no such stream.
     #[error("stream number {stream} does not exist, there are {streams}")]
     NoSuchStream {

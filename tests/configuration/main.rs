@@ -9,7 +9,7 @@ mod mistakes;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::config::{self, Broker, Durability, SourceKind};
+use forebay::config::{self, Broker, Durability, Retention, SourceKind, WhenFull};
 use proptest::prelude::*;
 
 /// The shape a user sees, without what is not yet supported.
@@ -52,6 +52,16 @@ fn an_empty_file_is_all_defaults_with_warnings() {
     assert_eq!(loaded.config.queue.window, Duration::from_secs(1));
     let keys: Vec<_> = loaded.warnings.iter().map(|warning| warning.key.as_str()).collect();
     assert_eq!(keys, ["source", "kafka"]);
+}
+
+#[test]
+fn a_stream_says_how_much_of_it_is_kept() {
+    let text =
+        "[[stream]]\nname = \"alarms\"\nretention = { size = \"2 MiB\", age = \"30d\", when-full = \"reject-newest\" }";
+    let streams = parse(text).unwrap_or_else(|errors| panic!("{errors}")).config.streams;
+    assert_eq!(streams[0].retention, Retention::default(), "telemetry, which is not written");
+    let age = Some(Duration::from_secs(30 * 86_400));
+    assert_eq!(streams[1].retention, Retention { size_bytes: Some(2 << 20), age, when_full: WhenFull::RejectNewest });
 }
 
 #[test]

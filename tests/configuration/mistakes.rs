@@ -71,6 +71,13 @@ fn durations_sizes_numbers_and_words() {
     refused("[queue]\nwindow = 1", &[("2:10: queue.window", &["1 is not a duration"])]);
     refused("[queue]\nwindow = \"1ms\"", &[("2:10: queue.window", &["out of range", "50ms to 1h"])]);
     refused("[queue]\nsize = \"1 MiB\"", &[("2:8: queue.size", &["\"1 MiB\" is out of range", "16 MiB to 1 TiB"])]);
+    refused(
+        "[[stream]]\nname = \"a\"\nretention = { size = \"1 KiB\", age = \"1s\" }",
+        &[
+            ("3:22: stream[1].retention.size", &["\"1 KiB\" is out of range", "1 MiB to 1 TiB"]),
+            ("3:37: stream[1].retention.age", &["\"1s\" is out of range", "1min to"]),
+        ],
+    );
     refused("[queue]\ncompression = \"zip\"", &[("2:15: queue.compression", &["\"zip\" is not known", "\"lz4\""])]);
     refused("[mqtt]\nbroker = \"mqtt://b\"\nqos = 3", &[("3:7: mqtt.qos", &["3 is out of range", "0 to 2"])]);
     refused("[mqtt]\nbroker = \"mqtt://b\"\nretain = 1", &[("3:10: mqtt.retain", &["true, false"])]);
@@ -84,7 +91,6 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[queue]\nwindow-outage = \"10s\"", "2:1: queue.window-outage");
     later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
-    later("[[stream]]\nname = \"a\"\nretention = { age = \"1d\" }", "3:15: stream[1].retention.age");
     later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
     for line in
         ["delivery = \"exactly-once\"", "drain = \"newest-first\"", "encoding = \"avro\"", "encoding = \"protobuf\""]

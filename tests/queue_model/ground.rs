@@ -27,7 +27,7 @@ impl Ground {
                 let open = move || -> anyhow::Result<Box<dyn forebay::queue::store::BlockStore>> {
                     Ok(Box::new(SegmentStore::open(&dir, SEGMENT_BYTES / 512, 1 << 30)?))
                 };
-                start_on(disk, settings, clock, open).0
+                start_on(disk, settings, clock, 0, open).0
             }
             Self::Epochs => Queue::open(settings.clone(), Metrics::new().0).unwrap(),
         }

@@ -8,6 +8,7 @@ mod faults;
 mod ground;
 mod memory;
 mod model;
+mod retention;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 

@@ -4,11 +4,11 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use anyhow::anyhow;
-use forebay::config::{Compression, Durability, Stream};
+use forebay::config::{Compression, Durability, Retention, Stream};
 use forebay::metrics::Metrics;
 use forebay::queue::block::SealedBlock;
 use forebay::queue::lane::Lanes;
-use forebay::queue::store::{BlockStore, Dropped, Held, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
 
@@ -25,8 +25,12 @@ pub struct Platter {
     pub failing_appends: u32,
     /// Calls that panic from now on.
     pub panicking_appends: u32,
-    /// Most epochs; more are refused as `Full`.
+    /// Blocks of so many full epochs at most; more are refused as `Full`.
     pub epochs_max: Option<usize>,
+    /// Somebody else has filled the disk.
+    pub filled_by_others: bool,
+    /// There is no room to rewrite an epoch.
+    pub failing_reclaims: bool,
     /// Appends wait while this is set.
     pub stalled: bool,
     /// Opening waits while this is set.
@@ -100,8 +104,10 @@ impl BlockStore for MemoryStore {
             drop(platter);
             panic!("the test wants the store to panic");
         }
-        if platter.epochs_max.is_some_and(|max| platter.epochs.len() >= max) {
-            return Err(StoreError::Full { needed_bytes: 1, free_bytes: 0, path: "memory".to_owned() });
+        let held = platter.epochs.iter().map(Vec::len).sum::<usize>();
+        let outside = platter.filled_by_others;
+        if outside || platter.epochs_max.is_some_and(|max| held >= max * EPOCH_BLOCKS) {
+            return Err(StoreError::Full { needed_bytes: 1, free_bytes: 0, path: "memory".to_owned(), outside });
         }
         let fails = platter.failing_appends > 0;
         platter.failing_appends = platter.failing_appends.saturating_sub(1);
@@ -131,26 +137,47 @@ impl BlockStore for MemoryStore {
         Ok(())
     }
 
-    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
+    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
         Ok(self.0.with(|platter| {
-            let blocks = platter.epochs.first().into_iter().flatten();
-            let dropped = |block: &SealedBlock| Dropped {
-                stream: block.header.stream.clone(),
-                first: block.header.first,
-                last: block.header.last,
-                records: forebay::queue::block::open(block)
-                    .unwrap()
-                    .iter()
-                    .filter(|record| cursors.iter().any(|(n, at)| *n == block.header.stream && record.position >= *at))
-                    .count() as u64,
-            };
-            blocks.map(dropped).collect()
+            let mine = |block: &&SealedBlock| &*block.header.stream == stream && block.header.last >= cursor;
+            let (epoch, blocks) =
+                platter.epochs.iter().enumerate().find(|(_, blocks)| blocks.iter().any(|block| mine(&block)))?;
+            let mut mine: Vec<&SealedBlock> = blocks.iter().filter(mine).collect();
+            mine.sort_by_key(|block| (block.header.first, block.header.last));
+            let mut oldest: Option<OldestBlocks> = None;
+            for block in mine {
+                let from = oldest.as_ref().map_or(cursor, |oldest| oldest.last.next());
+                if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes) || block.header.last < from {
+                    continue;
+                }
+                let records = forebay::queue::block::open(block).unwrap();
+                let first = block.header.first.max(from);
+                let found = oldest.get_or_insert(OldestBlocks {
+                    epoch: epoch as u64,
+                    first,
+                    last: first,
+                    records: 0,
+                    bytes: 0,
+                });
+                found.last = block.header.last;
+                found.records += records.iter().filter(|record| record.position >= from).count() as u64;
+                found.bytes += block.bytes.len() as u64;
+            }
+            oldest
         }))
     }
 
-    fn drop_oldest(&mut self) -> Result<(), StoreError> {
-        self.0.with(|platter| platter.epochs.remove(0));
-        Ok(())
+    fn reclaim(&mut self, cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+        self.0.with(|platter| {
+            if platter.failing_reclaims {
+                return Err(failed("reclaim"));
+            }
+            let done = |epoch: &Vec<SealedBlock>| epoch.iter().any(|block| is_done(block, cursors));
+            let Some(epoch) = platter.epochs.iter_mut().find(|epoch| done(epoch)) else { return Ok(false) };
+            epoch.retain(|block| !is_done(block, cursors));
+            platter.epochs.retain(|epoch| !epoch.is_empty());
+            Ok(true)
+        })
     }
 
     fn held(&self) -> Vec<Held> {
@@ -190,10 +217,16 @@ fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
 /// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
 pub fn start(disk: &Disk, settings: &Settings, clock: &Clock) -> (Queue, Arc<Metrics>) {
     let open = disk.clone();
-    start_on(disk, settings, clock, move || {
+    start_on(disk, settings, clock, 0, move || {
         open.wait_until_let_go();
         Ok(Box::new(MemoryStore(open.clone())))
     })
+}
+
+/// The same in a later boot of the machine.
+pub fn start_in_boot(disk: &Disk, settings: &Settings, clock: &Clock, boot_index: u32) -> (Queue, Arc<Metrics>) {
+    let open = disk.clone();
+    start_on(disk, settings, clock, boot_index, move || Ok(Box::new(MemoryStore(open.clone()))))
 }
 
 /// The same on any block store; run and control state are kept by the double.
@@ -201,6 +234,7 @@ pub fn start_on(
     disk: &Disk,
     settings: &Settings,
     clock: &Clock,
+    boot_index: u32,
     mut open: impl FnMut() -> anyhow::Result<Box<dyn BlockStore>> + Send + 'static,
 ) -> (Queue, Arc<Metrics>) {
     let (metrics, _) = Metrics::new();
@@ -223,7 +257,7 @@ pub fn start_on(
             Ok(())
         }),
     };
-    let lineage = Lineage { gateway: "test".into(), queue: uuid::Uuid::from_u128(7), boot_index: 0 };
+    let lineage = Lineage { gateway: "test".into(), queue: uuid::Uuid::from_u128(7), boot_index };
     let now = Arc::clone(clock);
     let clock: forebay::queue::QueueClock = Arc::new(move || now.load(std::sync::atomic::Ordering::SeqCst));
     let queue =
@@ -252,6 +286,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
                 topic: (*name).to_owned(),
                 priority: 0,
                 durability: *durability,
+                retention: Retention::default(),
             })
             .collect(),
     }

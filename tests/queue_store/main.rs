@@ -19,6 +19,8 @@ use forebay::queue::recovery;
 use forebay::queue::store::{BlockStore as _, StoreError};
 use forebay::reading::{Field, Lineage, Name, Position, Record, Stamp, Trust, Value};
 
+mod full;
+
 const SKIPPED: u8 = 77;
 const QUOTA_BYTES: u64 = 64 << 20;
 const STREAM: &str = "telemetry";
@@ -72,6 +74,8 @@ fn storms(kills: u32, cuts: Option<u32>, full: bool) -> anyhow::Result<bool> {
     }
     if full {
         fill_disk()?;
+        full::beside_a_queue(&LoopDisk::make(96)?.mount_point)?;
+        full::on_a_disk_smaller_than_the_quota(&LoopDisk::make(32)?.mount_point)?;
     }
     Ok(false)
 }

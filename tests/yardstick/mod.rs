@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::scan::{self, Found};
-use forebay::queue::store::{BlockStore, Dropped, Held, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
 use forebay::reading::{Name, Position};
 
 /// A segment is closed at this size.
@@ -101,7 +101,8 @@ impl BlockStore for SegmentStore {
         let needed_bytes: u64 = blocks.iter().map(|block| block.bytes.len() as u64).sum();
         let free_bytes = self.quota_bytes.saturating_sub(self.disk_bytes());
         if needed_bytes > free_bytes {
-            return Err(StoreError::Full { needed_bytes, free_bytes, path: self.dir.display().to_string() });
+            let path = self.dir.display().to_string();
+            return Err(StoreError::Full { needed_bytes, free_bytes, path, outside: false });
         }
         let written = self.write(blocks);
         self.io("append", written)
@@ -129,29 +130,32 @@ impl BlockStore for SegmentStore {
         Ok(())
     }
 
-    fn oldest(&mut self, cursors: &[(Name, Position)]) -> Result<Vec<Dropped>, StoreError> {
-        let mut dropped = Vec::new();
-        for place in self.segments.first().iter().flat_map(|segment| &segment.blocks) {
+    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= cursor;
+        let Some(segment) = self.segments.iter().find(|segment| segment.blocks.iter().any(|place| mine(&place))) else {
+            return Ok(None);
+        };
+        let mut oldest: Option<OldestBlocks> = None;
+        for place in segment.blocks.iter().filter(mine) {
+            if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes) {
+                break;
+            }
             let header = &place.header;
-            let cursor = cursors.iter().find(|(name, _)| *name == header.stream).map_or(Position::ZERO, |(_, at)| *at);
             // Positions inside a block follow each other, but for what was dropped from memory.
-            let done = if cursor > header.last {
-                u64::from(header.count)
-            } else {
-                cursor.max(header.first).seq() - header.first.seq()
-            };
-            let records = u64::from(header.count).saturating_sub(done);
-            dropped.push(Dropped { stream: header.stream.clone(), first: header.first, last: header.last, records });
+            let first = header.first.max(cursor);
+            let records = u64::from(header.count).saturating_sub(first.seq() - header.first.seq());
+            let found =
+                oldest.get_or_insert(OldestBlocks { epoch: segment.number, first, last: first, records: 0, bytes: 0 });
+            found.last = header.last;
+            found.records += records;
+            found.bytes += place.bytes as u64;
         }
-        Ok(dropped)
+        Ok(oldest)
     }
 
-    fn drop_oldest(&mut self) -> Result<(), StoreError> {
-        if self.segments.is_empty() {
-            return Ok(());
-        }
-        let removed = self.remove(0);
-        self.io("remove", removed)
+    fn reclaim(&mut self, _cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+        // A plain file gives nothing back before it is deleted.
+        Ok(false)
     }
 
     fn held(&self) -> Vec<Held> {

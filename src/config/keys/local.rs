@@ -162,17 +162,29 @@ pub(in crate::config) static STREAM: Section = Section {
 
 pub(in crate::config) static RETENTION: Section = Section {
     title: "[stream.retention]",
-    about: "What happens when the queue reaches its size.",
+    about: "How much of a stream is kept for how long, and what happens when its size or the queue's is used up.",
     base: None,
     keys: &[
         key(
             "when-full",
-            Kind::Word(&["drop-oldest"], &["reject-newest", "thin"]),
+            Kind::Word(&["drop-oldest", "reject-newest"], &["thin"]),
             Is("drop-oldest"),
-            "The oldest records make room; counted, and marked by `skipped` in the next one.",
+            "`drop-oldest`: the oldest records make room; counted, and marked by `skipped` in the next one. \
+             `reject-newest`: new records are refused; MQTT publishers are not acknowledged, polled values are skipped and counted.",
         ),
-        later("size", "A size for this stream alone; `queue.size` limits all streams together."),
-        later("age", "An age after which records are not sent any more."),
+        key(
+            "size",
+            Kind::Size(1 << 20, 1 << 40),
+            Words("none"),
+            "A size for this stream alone; `queue.size` limits all streams together.",
+        ),
+        key(
+            "age",
+            Kind::Duration(60_000, 10 * 366 * 86_400_000),
+            Words("none"),
+            "An age after which records are not sent any more. Only what is certain counts: the time since boot, and \
+             across boots the clock where it could be trusted at both ends.",
+        ),
     ],
 };
 

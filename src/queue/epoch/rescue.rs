@@ -28,8 +28,8 @@ const NEWER_MARK: &str = "newer-blocks";
 
 /// What a raw scan of an epoch found.
 #[derive(Default)]
-struct Frames {
-    blocks: Vec<SealedBlock>,
+pub(super) struct Frames {
+    pub(super) blocks: Vec<SealedBlock>,
     newer: Vec<Vec<u8>>,
 }
 
@@ -71,7 +71,16 @@ impl EpochStore {
     /// Writes an epoch's whole blocks, by raw scan, into its next generation; an empty epoch is removed.
     pub(super) fn rescue(&mut self, number: u64) -> anyhow::Result<()> {
         let frames = self.scan_epoch(number)?;
-        self.rewrite(number, frames, false)
+        self.rewrite(number, frames, false)?;
+        self.count_salvaged(number);
+        Ok(())
+    }
+
+    fn count_salvaged(&self, number: u64) {
+        let Some(epoch) = self.epochs.get(&number) else { return };
+        let blocks = summary::read(&epoch.dir).map_or(0, |entries| entries.len());
+        self.metrics.queue_blocks_salvaged.inc_by(blocks as u64);
+        tracing::info!(epoch = number, blocks, "epoch brought back from its raw bytes");
     }
 
     /// [`Self::rescue`], a second time without the ballast where the disk was full.
@@ -85,7 +94,7 @@ impl EpochStore {
         }
     }
 
-    fn scan_epoch(&self, number: u64) -> anyhow::Result<Frames> {
+    pub(super) fn scan_epoch(&self, number: u64) -> anyhow::Result<Frames> {
         let epoch = self.epochs.get(&number).context("no such epoch")?;
         let mut frames = Frames::default();
         let mut bytes = 0;
@@ -113,7 +122,7 @@ impl EpochStore {
     }
 
     /// Puts `frames` in the place of what the epoch was.
-    fn rewrite(&mut self, number: u64, frames: Frames, quarantine: bool) -> anyhow::Result<()> {
+    pub(super) fn rewrite(&mut self, number: u64, frames: Frames, quarantine: bool) -> anyhow::Result<()> {
         let (old_dir, generation) = match self.epochs.get(&number) {
             Some(epoch) => (epoch.dir.clone(), epoch.generation + 1),
             None => return Ok(()),
@@ -135,8 +144,6 @@ impl EpochStore {
         } else {
             disk::bury(&old_dir)?
         }
-        self.metrics.queue_blocks_salvaged.inc_by(entries.len() as u64);
-        tracing::info!(epoch = number, blocks = entries.len(), "epoch brought back from its raw bytes");
         let disk_bytes = disk::used_bytes(&dir, &|_| false);
         let totals = summary::totals(&entries);
         self.epochs.insert(number, Epoch { generation, dir, totals, disk_bytes, checked: true });
@@ -155,6 +162,7 @@ impl EpochStore {
         let Some(expected) = summary::read(&dir) else {
             // It was given up after a failed append and could not be rescued at once.
             self.rewrite(number, frames, false)?;
+            self.count_salvaged(number);
             let epoch = self.epochs.get(&number).context("epoch holds no block")?;
             return Database::open(&epoch.dir, SEGMENT_BYTES);
         };
@@ -171,6 +179,7 @@ impl EpochStore {
         tracing::warn!(epoch = number, blocks_lost = missing, "epoch is damaged, its whole blocks are being rescued");
         self.metrics.queue_blocks_lost.inc_by(missing as u64);
         self.rewrite(number, frames, true)?;
+        self.count_salvaged(number);
         let epoch = self.epochs.get(&number).context("no block of the epoch is whole")?;
         Database::open(&epoch.dir, SEGMENT_BYTES)
     }

@@ -124,11 +124,15 @@ fn at_the_quota_the_append_is_refused_and_dropping_the_oldest_makes_room() {
     };
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     let cursor = Position::new(1, 10);
-    let dropped = store.oldest(&[("telemetry".into(), cursor)]).unwrap();
-    assert_eq!(dropped[0].records, RECORDS - 10, "records below the cursor are done");
-    assert_eq!(dropped[1].records, RECORDS);
+    let oldest = store.oldest_of("telemetry", cursor, 1).unwrap().unwrap();
+    assert_eq!(oldest.records, RECORDS - 10, "records below the cursor are done");
+    let oldest = store.oldest_of("telemetry", cursor, u64::MAX).unwrap().unwrap();
+    assert_eq!(oldest.records % RECORDS, RECORDS - 10);
+    assert!(oldest.records > RECORDS && oldest.first == cursor);
     while store.append(&group).is_err() {
-        store.drop_oldest().unwrap();
+        let first = store.held()[0].first;
+        let oldest = store.oldest_of("telemetry", first, u64::MAX).unwrap().unwrap();
+        store.remove_done(&[("telemetry".into(), oldest.last.next())]).unwrap();
     }
     assert!(store.disk_bytes() <= QUOTA_BYTES);
 }
@@ -325,4 +329,52 @@ fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
     drop(store);
     let log = fs::read(epoch_dirs(dir.path())[0].join("db")).unwrap();
     assert!(log.windows(newer.len()).any(|window| window == newer));
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_rewrite_keeps_what_is_not_done_whichever_step_a_crash_hits() {
+    // Left behind beside the new generation: nothing, the old one whole, the old one under its dead name.
+    for left_behind in [None, Some("epoch-0000000001.0"), Some("dead-epoch-0000000001.0")] {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = dir.path().join("queue");
+        let mut store = open_store(dir.path());
+        for number in 0..8 {
+            store.append(&[block_of("telemetry", number), block_of("alarms", number)]).unwrap();
+        }
+        store.close().unwrap();
+        let old = queue.join(writer::epoch_name(1, 0));
+        copy_dir(&old, &dir.path().join("copy"));
+        let cursors: [(Name, Position); 2] =
+            [("telemetry".into(), Position::new(1, 7 * RECORDS)), ("alarms".into(), Position::ZERO)];
+        assert!(!store.reclaim(&cursors, 60).unwrap(), "seven of sixteen blocks are done");
+        assert!(old.exists());
+        assert!(store.reclaim(&cursors, 40).unwrap());
+        assert!(store.disk_bytes() <= QUOTA_BYTES && !old.exists());
+        assert_eq!(read_all(&mut store, "telemetry"), records_of(7));
+        assert_eq!(read_all(&mut store, "alarms"), expected(8));
+        assert!(!store.reclaim(&cursors, 1).unwrap(), "there is no more to gain");
+        let held = store.held();
+        crash(store);
+        if let Some(name) = left_behind {
+            fs::rename(dir.path().join("copy"), queue.join(name)).unwrap();
+        }
+        let mut store = open_store(dir.path());
+        assert_eq!(store.held(), held);
+        assert_eq!(epoch_dirs(dir.path()), [queue.join(writer::epoch_name(1, 1))]);
+        assert_eq!(read_all(&mut store, "telemetry"), records_of(7));
+        assert_eq!(read_all(&mut store, "alarms"), expected(8));
+        assert!(store.lost(&cursors).is_empty());
+    }
 }

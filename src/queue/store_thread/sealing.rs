@@ -41,6 +41,10 @@ impl Driver {
         match outcome {
             Ok(()) => {
                 self.works_again();
+                if let Err(error) = retention::keep_sizes(self) {
+                    // The group is durable all the same; sizes are looked at after the next one.
+                    self.failed(&error);
+                }
                 Ok(true)
             }
             Err(error) => {

@@ -1,0 +1,117 @@
+//! What retention asks of the epochs: which blocks of a stream are oldest, and disk back from epochs that are done in
+//! parts, because one stream is delivered or removed and another waits.
+
+use anyhow::Context as _;
+
+use super::{Epoch, EpochStore, rescue};
+use crate::queue::block;
+use crate::queue::store::{BlockStore, Held, OldestBlocks};
+use crate::queue::summary::Entry;
+use crate::reading::{Name, Position};
+
+impl EpochStore {
+    /// See [`BlockStore::oldest_of`].
+    pub(super) fn oldest_blocks(
+        &mut self,
+        stream: &str,
+        cursor: Position,
+        bytes: u64,
+    ) -> anyhow::Result<Option<OldestBlocks>> {
+        let holds = |epoch: &Epoch| epoch.totals.iter().any(|held| &*held.stream == stream && held.last >= cursor);
+        let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| holds(epoch)).map(|(n, _)| *n).collect();
+        for number in numbers {
+            let mut oldest: Option<OldestBlocks> = None;
+            for entry in self.find(number, stream, cursor)? {
+                if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes) {
+                    break;
+                }
+                // A group that failed half way may have left a block that was written once more.
+                let from = oldest.as_ref().map_or(cursor, |oldest| oldest.last.next());
+                if entry.last() < from {
+                    continue;
+                }
+                let records = self.records_from(number, &entry, from)?;
+                let first = from.max(entry.first());
+                let found =
+                    oldest.get_or_insert(OldestBlocks { epoch: number, first, last: first, records: 0, bytes: 0 });
+                found.last = entry.last();
+                found.records += records;
+                found.bytes += u64::from(entry.bytes);
+            }
+            if oldest.is_some() {
+                return Ok(oldest);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Records of a block at or after a position; it is read only where the position is inside.
+    fn records_from(&mut self, number: u64, entry: &Entry, from: Position) -> anyhow::Result<u64> {
+        if entry.first() >= from {
+            return Ok(u64::from(entry.count));
+        }
+        let block = self.get(number, entry)?;
+        let records = block.and_then(|block| block::open(&block).ok()).unwrap_or_default();
+        Ok(records.iter().filter(|record| record.position >= from).count() as u64)
+    }
+
+    /// See [`BlockStore::reclaim`].
+    pub(super) fn reclaim_emptiest(&mut self, cursors: &[(Name, Position)], percent: u64) -> anyhow::Result<bool> {
+        let Some(number) = self.emptiest(cursors, percent) else { return Ok(false) };
+        let before = self.disk_bytes();
+        // The survivors take the place of the ballast until the old generation is gone: the quota holds meanwhile.
+        self.ballast.give_up();
+        let rewritten = self.rewrite_without_done(number, cursors);
+        self.make_ballast();
+        rewritten?;
+        Ok(self.disk_bytes() < before)
+    }
+
+    pub(super) fn make_ballast(&self) {
+        if let Err(error) = self.ballast.ensure() {
+            tracing::debug!(error = %error, "ballast cannot be made yet");
+        }
+    }
+
+    /// The epoch with most bytes that are done, if they are at least `percent` of it.
+    fn emptiest(&self, cursors: &[(Name, Position)], percent: u64) -> Option<u64> {
+        let candidates = self.epochs.iter().filter_map(|(number, epoch)| {
+            let done: u64 = epoch.totals.iter().map(|held| done_bytes(held, cursors)).sum();
+            let all: u64 = epoch.totals.iter().map(|held| held.bytes).sum();
+            (done > 0 && done * 100 >= all * percent && !rescue::has_newer(&epoch.dir)).then_some((done, *number))
+        });
+        candidates.max_by_key(|(done, number)| (*done, std::cmp::Reverse(*number))).map(|(_, number)| number)
+    }
+
+    /// Puts what is not done of an epoch into its next generation.
+    fn rewrite_without_done(&mut self, number: u64, cursors: &[(Name, Position)]) -> anyhow::Result<()> {
+        if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
+            self.close_writer().context("close epoch")?;
+        }
+        // An epoch that is damaged is rescued first, and what it lost is counted there.
+        self.check(number)?;
+        self.readers.retain(|(of, _)| *of != number);
+        self.index = None;
+        let mut frames = self.scan_epoch(number)?;
+        frames.blocks.retain(|block| {
+            let header = &block.header;
+            let cursor = cursors.iter().find(|(stream, _)| *stream == header.stream);
+            cursor.is_none_or(|(_, cursor)| header.last >= *cursor)
+        });
+        self.rewrite(number, frames, false)
+    }
+}
+
+/// An estimate of the bytes of a stream that are done, from the sums of an epoch: positions are taken as even.
+fn done_bytes(held: &Held, cursors: &[(Name, Position)]) -> u64 {
+    let Some((_, cursor)) = cursors.iter().find(|(stream, _)| *stream == held.stream) else { return 0 };
+    if held.last < *cursor {
+        return held.bytes;
+    }
+    if held.first >= *cursor || held.first.run() != held.last.run() {
+        return 0;
+    }
+    let span = u128::from(held.last.packed() - held.first.packed() + 1);
+    let done = u128::from(cursor.packed() - held.first.packed());
+    u64::try_from(u128::from(held.bytes) * done / span).unwrap_or(0)
+}
