@@ -1,6 +1,7 @@
 //! The store thread: the only one that touches the block store. A thin driver: it waits for work under the lock, does
 //! it without the lock, and puts the result back under the lock. Every call of the store is fenced, as the engine below may panic.
 
+mod fence;
 mod sealing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,7 @@ use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
 use crate::metrics::{ByKind, ByStream};
 use crate::reading::{Position, Record};
+use fence::{error_text, failed, panic_text};
 
 /// First and longest wait after a failure of the store.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -192,41 +194,6 @@ impl Driver {
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
     }
 
-    /// Calls the store inside the fence: timed for the watchdog, panics caught.
-    fn fenced<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let began_ns = self.inner.now_ns().max(1);
-        self.inner.store_busy_since_ns.store(began_ns, Ordering::Release);
-        let outcome = catch_unwind(AssertUnwindSafe(|| call(self)));
-        self.inner.store_busy_since_ns.store(0, Ordering::Release);
-        outcome.unwrap_or_else(|panic| {
-            self.after_panic();
-            Err(failed("call of the store", anyhow::anyhow!("it panicked: {}", panic_text(&*panic)), self.dir()))
-        })
-    }
-
-    /// A store that panicked is closed and opened once more; the second time it stays closed.
-    fn after_panic(&mut self) {
-        self.panics += 1;
-        let store = self.store.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
-        self.inner.metrics.queue_store_failures.get_or_create(&ByKind { kind: "panic" }).inc();
-        if self.panics > 1 {
-            self.inner.store_failed.store(true, Ordering::Release);
-        }
-    }
-
-    /// A call of the store, fenced; an error where there is no store.
-    pub(super) fn with_store<T>(
-        &mut self,
-        call: impl FnOnce(&mut dyn BlockStore) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let dir = self.dir();
-        self.fenced(|driver| match driver.store.as_deref_mut() {
-            Some(store) => call(store),
-            None => Err(failed("use of the store", anyhow::anyhow!("it is not open"), dir)),
-        })
-    }
-
     fn dir(&self) -> String {
         self.inner.settings.dir.display().to_string()
     }
@@ -375,24 +342,6 @@ impl Driver {
     pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
-}
-
-fn failed(what: &'static str, source: anyhow::Error, path: String) -> StoreError {
-    StoreError::Failed { what, path, source }
-}
-
-/// The error and its causes in one line.
-fn error_text(error: &StoreError) -> String {
-    use std::error::Error as _;
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Starts the thread.
