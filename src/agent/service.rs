@@ -51,21 +51,16 @@ async fn reload(agent: &mut Agent, path: &Path) {
         Ok(Err(errors)) => Err(anyhow::anyhow!("{errors}")),
         Err(error) => Err(error.into()),
     };
-    let kind = match outcome {
-        Ok(reloaded) if reloaded.needs_restart.is_empty() => {
-            tracing::info!(%reloaded, "reloaded");
-            "applied"
-        }
-        Ok(reloaded) => {
-            tracing::warn!(%reloaded, "reloaded in part");
-            "applied"
-        }
+    // Counted before it is logged: who reads the line finds the count.
+    let kind = if outcome.is_ok() { "applied" } else { "refused" };
+    agent.metrics().reloads.get_or_create(&ByKind { kind }).inc();
+    match outcome {
+        Ok(reloaded) if reloaded.needs_restart.is_empty() => tracing::info!(%reloaded, "reloaded"),
+        Ok(reloaded) => tracing::warn!(%reloaded, "reloaded in part"),
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "reload refused: the agent keeps running as it was");
-            "refused"
         }
-    };
-    agent.metrics().reloads.get_or_create(&ByKind { kind }).inc();
+    }
 }
 
 /// What a signal asks for.
