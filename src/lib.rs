@@ -33,16 +33,28 @@
 //! | [`cli`] | one file per command |
 //! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
 //!
+//! # Threads and tasks
+//!
+//! One Tokio runtime carries a task for each source, the hub, the MQTT publisher and the status listener; they hand over
+//! through bounded channels and short locks. Two OS threads stand beside it: the queue's store thread, the only one that
+//! touches sled, and the uplink's drain thread, the only one that polls librdkafka. The hub's push into the queue does no
+//! I/O; the drain reads with `peek`, which removes nothing, and acknowledges what Kafka has reported delivered.
+//!
 //! # Invariants
 //!
-//! 1. One module names each big dependency (`demo` excepted).
+//! Each has a test; those about the text of the program are in `tests/tidy`.
+//!
+//! 1. One module names each big dependency (`demo` excepted). `tests/tidy`
 //! 2. No record leaves the queue unacknowledged, except by retention or dead letter, counted and marked by `skipped`.
-//! 3. No unbounded channel, buffer, retry or file.
-//! 4. Decoders never panic and never allocate beyond their stated cap, on any input.
-//! 5. No source, MQTT or status code waits for the uplink, and no uplink code waits for them.
-//! 6. No sled call on an async thread; no I/O in `push`.
-//! 7. Order by position; time is data.
+//!    `tests/queue_model` (random histories against a model, on memory, plain files and sled)
+//! 3. No unbounded channel, buffer, retry or file. `tests/tidy` (channels); the limits of the rest stand beside them
+//! 4. Decoders never panic and never allocate beyond their stated cap, on any input. Property tests beside each, `fuzz/`
+//! 5. No source, MQTT or status code waits for the uplink, and no uplink code waits for them; except an MQTT source of a
+//!    `reject-newest` stream whose quota is full. `tests/agent`, `tests/real`
+//! 6. No sled call on an async thread; no I/O in `push`. `tests/queue_model` (a store that stalls)
+//! 7. Order by position; time is data. `tests/uplink`, `tests/real`
 //! 8. Every error a user can cause names the thing, the value and the limit, and where it is written.
+//!    `tests/configuration`, `tests/agent`
 
 pub mod agent;
 pub mod backoff;
