@@ -27,7 +27,7 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub(super) made: Made,
-    pub(super) written_by_devices: [(&'static str, u64); 2],
+    pub(super) written_by_devices: Made,
     pub(super) published: u64,
     pub(super) queued_at_worst: u64,
     pub(super) undurable_age_max: Duration,

@@ -21,8 +21,8 @@ use crate::metrics::BySource;
 
 /// The topic of the demo's only stream.
 pub(super) const TOPIC: &str = "telemetry";
-/// The demo's sources, as its configuration names them.
-const SOURCES: [&str; 3] = ["position", "air", "plant"];
+/// The Modbus source, as the configuration names it.
+const PLANT: &str = "plant";
 /// Longest wait for the agent to decode what the devices wrote last.
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How often the receiver and the particulate sensor speak, and the plant is asked.
@@ -34,37 +34,42 @@ pub(super) struct Scene {
     pub(super) kafka: EmbeddedKafka,
     pub(super) kafka_config: config::Kafka,
     pub(super) listener: Listener,
-    receiver: Device,
-    particulates: Device,
+    serial: Vec<SerialDevice>,
     mqtt_port: u16,
     talking: watch::Sender<bool>,
     _devices_stop: DropGuard,
     _state: tempfile::TempDir,
 }
 
+/// A simulated device on a pseudo-terminal.
+struct SerialDevice {
+    /// Its source, as the configuration names it.
+    source: &'static str,
+    /// How the configuration describes it.
+    described: &'static str,
+    device: Device,
+}
+
 /// How many readings each source made.
 pub(super) type Made = Vec<(&'static str, u64)>;
 
 impl Scene {
-    pub(super) async fn build() -> anyhow::Result<Self> {
+    /// The parts, started; the serial devices only where `with_serial` says so.
+    pub(super) async fn build(with_serial: bool) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("forebay-demo-").tempdir().context("a folder for the queue")?;
         let mqtt_port = tokio::task::spawn_blocking(|| broker::start(0)).await??;
         let kafka = EmbeddedKafka::start()?;
         kafka.create_topic(TOPIC, 3)?;
         let stop = CancellationToken::new();
         let talking = watch::Sender::new(false);
-        let receiver = devices::gnss(Timestamp::now(), DEVICE_EVERY, talking.subscribe(), stop.clone())
-            .context("a pseudo-terminal for the receiver")?;
-        let particulates = devices::pms5003(DEVICE_EVERY, talking.subscribe(), stop.clone())
-            .context("a pseudo-terminal for the particulate sensor")?;
+        let serial = if with_serial { serial_devices(&talking, &stop)? } else { Vec::new() };
         let plant = modbus::Plant::boiler();
         let plant_listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the Modbus plant")?;
         let plant_address = plant_listener.local_addr()?;
         tokio::spawn(plant.serve_tcp(plant_listener, stop.clone()));
         let configuration = configuration(&Addresses {
             state: state.path(),
-            receiver: &receiver.path,
-            particulates: &particulates.path,
+            serial: &serial,
             plant: plant_address,
             mqtt_port,
             bootstrap: &kafka.bootstrap(),
@@ -77,8 +82,7 @@ impl Scene {
             kafka,
             kafka_config: parsed.kafka.context("the demo has a [kafka] section")?,
             listener,
-            receiver,
-            particulates,
+            serial,
             mqtt_port,
             talking,
             _devices_stop: stop.drop_guard(),
@@ -99,6 +103,9 @@ impl Scene {
         println!(
             "receiver and PMS5003 sensor on pseudo-terminals, a simulated Modbus plant on TCP. No server, no root."
         );
+        if self.serial.is_empty() {
+            println!("(As asked, without the serial devices.)");
+        }
         println!("\nThe configuration, as `forebay run` would read it:\n");
         for line in self.configuration.lines() {
             println!("    {line}");
@@ -118,7 +125,7 @@ impl Scene {
 
     /// Lets the devices talk once the agent has every port open, so that each frame has somebody to read it.
     pub(super) async fn start_devices(&self, agent: &Agent) -> anyhow::Result<()> {
-        let all_up = || SOURCES.iter().all(|source| agent.metrics().source_up.get_or_create(&label(source)).get() == 1);
+        let all_up = || self.sources().all(|source| agent.metrics().source_up.get_or_create(&label(source)).get() == 1);
         anyhow::ensure!(
             until(START_MAX, all_up).await,
             "the agent did not open all ports within {}",
@@ -136,24 +143,35 @@ impl Scene {
     }
 
     /// Epochs and frames the serial devices wrote: what the agent should have made readings of.
-    pub(super) fn written(&self) -> [(&'static str, u64); 2] {
-        [
-            ("position", self.receiver.emitted.load(Ordering::Relaxed)),
-            ("air", self.particulates.emitted.load(Ordering::Relaxed)),
-        ]
+    pub(super) fn written(&self) -> Made {
+        self.serial.iter().map(|serial| (serial.source, serial.device.emitted.load(Ordering::Relaxed))).collect()
     }
 
     /// Readings each source made in this run of the agent.
     pub(super) fn made(&self, agent: &Agent) -> Made {
-        SOURCES.iter().map(|source| (*source, readings(agent, source))).collect()
+        self.sources().map(|source| (source, readings(agent, source))).collect()
     }
+
+    fn sources(&self) -> impl Iterator<Item = &'static str> {
+        self.serial.iter().map(|serial| serial.source).chain([PLANT])
+    }
+}
+
+fn serial_devices(talking: &watch::Sender<bool>, stop: &CancellationToken) -> anyhow::Result<Vec<SerialDevice>> {
+    let receiver = devices::gnss(Timestamp::now(), DEVICE_EVERY, talking.subscribe(), stop.clone())
+        .context("a pseudo-terminal for the receiver")?;
+    let particulates = devices::pms5003(DEVICE_EVERY, talking.subscribe(), stop.clone())
+        .context("a pseudo-terminal for the particulate sensor")?;
+    Ok(vec![
+        SerialDevice { source: "position", described: "type = \"gnss\"\nbaud = 9600", device: receiver },
+        SerialDevice { source: "air", described: "type = \"serial\"\npreset = \"pms5003\"", device: particulates },
+    ])
 }
 
 /// Where the parts are.
 struct Addresses<'a> {
     state: &'a Path,
-    receiver: &'a Path,
-    particulates: &'a Path,
+    serial: &'a [SerialDevice],
     plant: SocketAddr,
     mqtt_port: u16,
     bootstrap: &'a str,
@@ -162,27 +180,20 @@ struct Addresses<'a> {
 /// The configuration that names them, as a user would write it.
 fn configuration(at: &Addresses<'_>) -> String {
     let Addresses { plant, mqtt_port, bootstrap, .. } = at;
-    let (state, receiver, particulates) = (at.state.display(), at.receiver.display(), at.particulates.display());
+    let state = at.state.display();
+    let section = |device: &SerialDevice| {
+        let SerialDevice { source, described, device } = device;
+        format!("[[source]]\nname = \"{source}\"\n{described}\nport = \"{}\"\n\n", device.path.display())
+    };
+    let serial: String = at.serial.iter().map(section).collect();
     format!(
         r#"[gateway]
 id = "demo"
 state-dir = "{state}"
 tags = {{ site = "bench" }}
 
-[[source]]
-name = "position"
-type = "gnss"
-port = "{receiver}"
-baud = 9600
-
-[[source]]
-name = "air"
-type = "serial"
-port = "{particulates}"
-preset = "pms5003"
-
-[[source]]
-name = "plant"
+{serial}[[source]]
+name = "{PLANT}"
 type = "modbus"
 connect = "tcp://{plant}"
   [[source.unit]]
