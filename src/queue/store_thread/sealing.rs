@@ -105,7 +105,7 @@ impl Driver {
     /// Seals until everything pushed before now is durable.
     pub(super) fn flush(&mut self, ticket: u64) {
         let ends: Vec<Position> = self.inner.lock().streams.iter().map(StreamState::next_position).collect();
-        let outcome = self.seal_below(&ends);
+        let outcome = if self.store.is_some() { self.seal_below(&ends) } else { Err(self.not_open()) };
         let mut shared = self.inner.lock();
         shared.flush_done = ticket;
         if let Err(error) = outcome {
