@@ -45,6 +45,24 @@ fn sanitise(name: &str, topic: &mut String) {
     topic.extend(name.chars().map(|c| if matches!(c, '+' | '#' | '/') || c.is_control() { '_' } else { c }));
 }
 
+/// Whether a topic filter takes in a topic (MQTT 3.1.1, 4.7.1, 4.7.2): `+` is one level, `#` all that follow and their
+/// parent; neither matches a first level that begins with `$`. `$share/<group>/` before a filter is passed over.
+pub fn matches(filter: &str, topic: &str) -> bool {
+    let filter = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')).map_or(filter, |(_, rest)| rest);
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut filters, mut levels) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (filters.next(), levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+}
+
 /// A source's device template, e.g. `{topic.1}`, applied to a topic a message came in on: `{topic}` is the whole topic,
 /// `{topic.N}` its level N from 0. A level the topic does not have is empty.
 pub fn device_of(template: &str, topic: &str) -> String {
@@ -95,6 +113,16 @@ mod tests {
         let parts = Parts { gateway: "gw", source: "plc", stream: "telemetry", device: "a/b+c#d\n" };
         assert_eq!(expand("forebay/{gateway}/{source}/{stream}/{device}", parts), "forebay/gw/plc/telemetry/a_b_c_d_");
         assert_eq!(expand("x-{device}-y", Parts { device: "1", ..parts }), "x-1-y");
+    }
+
+    #[test]
+    fn a_filter_takes_in_what_the_standard_says() {
+        for (filter, topic) in [("#", "a/b"), ("a/#", "a"), ("a/+", "a/"), ("+/+", "/a"), ("$share/g/a/+", "a/b")] {
+            assert!(matches(filter, topic), "{filter} {topic}");
+        }
+        for (filter, topic) in [("a/+", "a"), ("a/+", "a/b/c"), ("+", "/a"), ("#", "$SYS/x"), ("a/b", "a/B")] {
+            assert!(!matches(filter, topic), "{filter} {topic}");
+        }
     }
 
     #[test]

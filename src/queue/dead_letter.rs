@@ -7,6 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
+use super::disk;
 use super::engine::{DeadLetterRequest, Inner, Phase, SET_ASIDE_MAX};
 use super::{Limit, PeekError, STORE_WAIT_MAX, StreamIndex, peek};
 use crate::metrics::{ByStreamAndReason, Metrics};
@@ -167,7 +168,11 @@ impl DeadLetter {
             let (path, limit) = (self.path.clone(), DEAD_LETTER_BYTES_MAX);
             return Err(SetAsideError::Full { path, bytes, more, limit });
         }
-        let written = write_line(&mut file, bytes, line);
+        let written = write_line(&mut file, bytes, line).and_then(|()| match self.path.parent() {
+            // An empty file may be new, and its name not durable.
+            Some(dir) if bytes == 0 => disk::sync_dir(dir),
+            _ => Ok(()),
+        });
         if written.is_err() {
             // Half a line would spoil the next one; where even this fails, the next append ends it.
             let _ = file.set_len(bytes);

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -15,10 +16,10 @@ pub(crate) const FORMAT: &str = "forebay-queue 1";
 /// More than this is not read of small text files.
 const TEXT_BYTES_MAX: u64 = 256;
 
-/// Held as long as the queue is open.
-#[derive(Debug)]
+/// Held as long as the queue is open: until the last clone is gone.
+#[derive(Debug, Clone)]
 pub(crate) struct Lock {
-    _file: File,
+    _file: Arc<File>,
 }
 
 impl Lock {
@@ -46,7 +47,7 @@ impl Lock {
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(|error| failed("write")(&path, error))?;
         check_format(dir)?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: Arc::new(file) })
     }
 }
 

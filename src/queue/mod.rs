@@ -18,6 +18,7 @@
 pub mod block;
 mod dead_letter;
 mod disk;
+mod dropped;
 mod engine;
 pub mod epoch;
 pub mod error;
@@ -45,6 +46,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use self::dead_letter::SetAsideError;
+pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
@@ -54,8 +56,8 @@ use self::tail::StreamState;
 pub use self::types::{
     Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
 };
-use crate::metrics::{ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Name, Position, Record, Trust};
+use crate::metrics::Metrics;
+use crate::reading::{FIELDS_MAX, Lineage, Name, Position, Record, Trust};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
@@ -172,15 +174,14 @@ impl Queue {
         if stream.0 >= streams {
             return Err(PushError::NoSuchStream { stream: stream.0, streams });
         }
-        if bytes > block::RECORD_BYTES_MAX {
-            if shared.set_aside.len() < SET_ASIDE_MAX {
-                shared.set_aside.push_back((stream.0, record));
-                inner.store_wake.notify_one();
-            } else {
-                let stream = shared.streams[stream.0].name.to_string();
-                let label = ByStreamAndReason { stream, reason: "dead_letter_full" };
-                inner.metrics.records_set_aside.get_or_create(&label).inc();
+        // A block with more fields in a record would not be read.
+        if bytes > block::RECORD_BYTES_MAX || record.fields.len() > FIELDS_MAX {
+            let waiting = shared.set_aside.len();
+            if waiting >= SET_ASIDE_MAX {
+                return Err(PushError::SetAsideFull { waiting, limit: SET_ASIDE_MAX });
             }
+            shared.set_aside.push_back((stream.0, record));
+            inner.store_wake.notify_one();
             return Ok(Pushed::SetAside);
         }
         if let Err(refused) = retention::admit(&mut shared, stream.0, bytes, limit, &inner.counters) {
@@ -290,10 +291,18 @@ impl Queue {
     }
 
     /// Changes whenever more of the stream became durable or acknowledged: the highest position at and below which
-    /// nothing can be lost. A stream that does not exist has a channel that never changes.
+    /// nothing can be lost any more, although it may be among the [dropped](Queue::dropped). A stream that does not
+    /// exist has a channel that never changes.
     pub fn safe_through(&self, stream: StreamIndex) -> watch::Receiver<Option<Position>> {
         let shared = self.inner().lock();
         shared.streams.get(stream.0).map_or_else(|| watch::channel(None).1, |queue| queue.safe.subscribe())
+    }
+
+    /// What of the stream was dropped from memory before it was durable; a position that [`Queue::safe_through`] has
+    /// passed is found here if it was.
+    pub fn dropped(&self, stream: StreamIndex) -> watch::Receiver<Dropped> {
+        let shared = self.inner().lock();
+        shared.streams.get(stream.0).map_or_else(|| watch::channel(Dropped::default()).1, |q| q.dropped.subscribe())
     }
 
     /// Changes at each push: a count of pushes.

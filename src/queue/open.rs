@@ -1,23 +1,17 @@
 //! The queue on disk: lock, state and run at once; sweep and recovery of the blocks on the store thread, so that
 //! records are taken while a damaged epoch is still being rescued.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::epoch::EpochStore;
 use super::error::OpenError;
 use super::lane::Lanes;
-use super::lock::Lock;
-use super::recovery::{self, Begun, Lost};
+use super::recovery::{self, Blocks, Lost};
 use super::state::{self, State, StateStore};
 use super::store_thread::{Backend, OpenStore, OpenedStore};
 use super::tail::StreamControl;
 use super::{Queue, Settings, Start};
 use crate::metrics::Metrics;
 use crate::reading::{Lineage, Name, Position};
-
-/// The control state between its store and the two closures that use it on the store thread.
-type Control = Arc<Mutex<Option<(StateStore, State)>>>;
 
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
@@ -32,26 +26,22 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, O
     let lineage = Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
     let run = begun.state_value.run;
     let streams = begun.state_value.streams.iter().map(control_of).collect();
-    let control: Control = Arc::default();
-    let open = opener(&settings.dir, begun, Arc::clone(&control), Arc::clone(&metrics));
-    let backend = Backend { open, save: Box::new(move |streams| save(&control, streams)) };
+    let quota_bytes = begun.state_value.quota_bytes;
+    let (state, state_value, blocks) = begun.split();
+    let open = opener(blocks, quota_bytes);
+    let mut control = Control { store: state, state: state_value };
+    let backend = Backend { open, save: Box::new(move |streams| control.save(streams)) };
     Queue::start(settings, metrics, Start { lineage, run, streams, backend, clock: Arc::new(crate::clock::boot_ns) })
 }
 
-/// Recovers at its first call; a later call only opens the blocks anew.
-fn opener(dir: &Path, begun: Begun, control: Control, metrics: Arc<Metrics>) -> OpenStore {
-    let dir = dir.to_owned();
-    let quota_bytes = begun.state_value.quota_bytes;
-    let mut begun = Some(begun);
+/// Recovers until that succeeds once; a later call only opens the blocks anew.
+fn opener(blocks: Blocks, quota_bytes: u64) -> OpenStore {
+    let mut recovered = false;
     Box::new(move || {
-        let Some(begun) = begun.take() else {
-            let store = EpochStore::open(&dir, quota_bytes, Arc::clone(&metrics), Some(Lock::take(&dir)?))?;
-            return Ok(OpenedStore { store: Box::new(store), quota_bytes, lost: Vec::new() });
-        };
-        let opened = begun.recover()?;
-        *control.lock().unwrap_or_else(PoisonError::into_inner) = Some((opened.state, opened.state_value));
-        let lost = opened.lost.iter().map(records_lost).collect();
-        Ok(OpenedStore { store: Box::new(opened.store), quota_bytes, lost })
+        let (store, lost) = if recovered { (blocks.open()?, Vec::new()) } else { blocks.recover()? };
+        recovered = true;
+        let lost = lost.iter().map(records_lost).collect();
+        Ok(OpenedStore { store: Box::new(store), quota_bytes, lost })
     })
 }
 
@@ -74,18 +64,29 @@ fn control_of(stream: &state::StreamState) -> StreamControl {
     StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
 }
 
-/// Writes the state with these streams; streams that are not configured any more keep what they had.
-fn save(control: &Control, streams: &[StreamControl]) -> anyhow::Result<()> {
-    let mut control = control.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some((store, state)) = control.as_mut() else { anyhow::bail!("the state is not open: recovery failed") };
-    for stream in streams {
-        let lanes = stream.lanes.pairs().iter().map(|(next, end)| (next.packed(), end.packed())).collect();
-        let skipped = stream.skipped.iter().map(|(at, records)| (at.packed(), *records)).collect();
-        if let Some(known) = state.streams.iter_mut().find(|known| known.name == stream.stream) {
-            (known.lanes, known.skipped) = (lanes, skipped);
-        } else {
-            state.streams.push(state::StreamState { name: Arc::clone(&stream.stream), lanes, skipped, in_doubt: None });
-        }
-    }
-    store.save(state)
+/// The control state, which the store thread saves whether or not the blocks could be recovered.
+struct Control {
+    store: StateStore,
+    state: State,
 }
+
+impl Control {
+    /// Writes the state with these streams; streams that are not configured any more keep what they had.
+    fn save(&mut self, streams: &[StreamControl]) -> anyhow::Result<()> {
+        for stream in streams {
+            let name = &stream.stream;
+            let lanes = stream.lanes.pairs().iter().map(|(next, end)| (next.packed(), end.packed())).collect();
+            let skipped = stream.skipped.iter().map(|(at, records)| (at.packed(), *records)).collect();
+            if let Some(known) = self.state.streams.iter_mut().find(|known| known.name == *name) {
+                (known.lanes, known.skipped) = (lanes, skipped);
+            } else {
+                let new = state::StreamState { name: Arc::clone(name), lanes, skipped, in_doubt: None };
+                self.state.streams.push(new);
+            }
+        }
+        self.store.save(&mut self.state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

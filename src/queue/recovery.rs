@@ -80,13 +80,44 @@ impl Begun {
     /// # Errors
     /// When an epoch cannot be brought back for lack of space or by an I/O error; nothing is deleted then.
     pub fn recover(self) -> Result<Opened, OpenError> {
+        let (state, state_value, blocks) = self.split();
+        let (store, lost) = blocks.recover()?;
+        Ok(Opened { store, state, state_value, lost })
+    }
+
+    /// The state, usable at once, and the blocks, whose recovery may have to be tried more than once.
+    pub(super) fn split(self) -> (StateStore, State, Blocks) {
         let Self { state, state_value, dir, lock, metrics } = self;
-        let mut store = EpochStore::open(&dir, state_value.quota_bytes, metrics, Some(lock))?;
-        let lost = store.lost(&state_value.cursors());
+        let (quota_bytes, cursors) = (state_value.quota_bytes, state_value.cursors());
+        (state, state_value, Blocks { dir, quota_bytes, cursors, lock, metrics })
+    }
+}
+
+/// The blocks of a queue, which stays locked as long as this lives, whatever becomes of a recovery.
+pub(super) struct Blocks {
+    dir: PathBuf,
+    quota_bytes: u64,
+    /// As the state had them at the start.
+    cursors: Vec<(Name, Position)>,
+    lock: Lock,
+    metrics: Arc<Metrics>,
+}
+
+impl Blocks {
+    /// See [`Begun::recover`].
+    pub(super) fn recover(&self) -> Result<(EpochStore, Vec<Lost>), OpenError> {
+        let mut store = self.open()?;
+        let lost = store.lost(&self.cursors);
         for range in &lost {
             tracing::error!(stream = %range.stream, after = ?range.after, through = %range.through, "records are lost");
         }
-        Ok(Opened { store, state, state_value, lost })
+        Ok((store, lost))
+    }
+
+    /// Opens the blocks without looking for what is missing.
+    pub(super) fn open(&self) -> Result<EpochStore, OpenError> {
+        let lock = Some(self.lock.clone());
+        Ok(EpochStore::open(&self.dir, self.quota_bytes, Arc::clone(&self.metrics), lock)?)
     }
 }
 

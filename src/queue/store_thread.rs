@@ -67,8 +67,9 @@ enum Work {
 /// The thread's own state.
 pub(super) struct Driver {
     inner: Arc<Inner>,
-    backend: Backend,
+    /// Dropped before the backend, which holds the directory's lock.
     pub(super) store: Option<Box<dyn BlockStore>>,
+    backend: Backend,
     dead_letter: DeadLetter,
     /// The store cannot take blocks before this time, ns.
     retry_at_ns: u64,
@@ -121,17 +122,17 @@ impl Driver {
                 Work::DeadLetter(request) => self.dead_letter(&request),
                 Work::Seal(due) => {
                     let _ = self.seal_group(due);
+                    self.others_in_turn();
                 }
-                Work::Flush(ticket) => self.flush(ticket),
+                Work::Flush(ticket) => {
+                    self.flush(ticket);
+                    self.others_in_turn();
+                }
                 Work::Read(request) => self.read(request),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
                 }
-                Work::Expire => {
-                    if let Err(error) = retention::expire(self) {
-                        self.failed(&error);
-                    }
-                }
+                Work::Expire => self.expire(),
                 Work::Close => return self.close(),
                 Work::Stop => return None,
             }
@@ -167,6 +168,7 @@ impl Driver {
             return Ok(Work::DeadLetter(request));
         }
         if shared.flush_wanted > shared.flush_done {
+            // Without a store it fails at once and leaves the rest as it is.
             return Ok(Work::Flush(shared.flush_wanted));
         }
         let due = self.inner.policy.due(&shared.streams, shared.tail_bytes, now_ns);
@@ -192,6 +194,35 @@ impl Driver {
         // While the store rests nothing but its end matters.
         let until = rest_until.or_else(|| [seal_at, cursor_due_ns, expire_due_ns].into_iter().flatten().min());
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
+    }
+
+    /// One waiting read, and cursors and ages that are due: sealing that never pauses must not keep them waiting.
+    fn others_in_turn(&mut self) {
+        let now_ns = self.inner.now_ns();
+        let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now_ns) && now_ns >= self.retry_at_ns;
+        let (read, save_due, expire_due) = {
+            let mut shared = self.inner.lock();
+            if shared.phase == Phase::Abandoned || self.store.is_none() {
+                return;
+            }
+            let expire_due_ns = retention::expire_due_ns(&shared, self.expire_at_ns);
+            (shared.reads.pop_front(), is_due(shared.cursor_due_ns()), is_due(expire_due_ns))
+        };
+        if let Some(request) = read {
+            self.read(request);
+        }
+        if save_due {
+            let _ = self.save_cursors();
+        }
+        if expire_due {
+            self.expire();
+        }
+    }
+
+    fn expire(&mut self) {
+        if let Err(error) = retention::expire(self) {
+            self.failed(&error);
+        }
     }
 
     fn dir(&self) -> String {
@@ -242,10 +273,16 @@ impl Driver {
             let stream = &shared.streams[request.stream];
             (Arc::clone(&stream.name), stream.disk.last)
         };
-        let block = self.with_store(|store| store.read(&stream, request.at));
-        if let Err(error) = &block {
-            self.failed(error);
-        }
+        let block = if self.store.is_some() {
+            let block = self.with_store(|store| store.read(&stream, request.at));
+            // Only counted: an uplink that goes on asking must not keep the store from sealing or from being opened anew.
+            if let Err(error) = &block {
+                self.count_failure(error);
+            }
+            block
+        } else {
+            Err(self.not_open())
+        };
         let block = block.map_err(|error| PeekError::Store { reason: error_text(&error) });
         // The reader may have given up waiting.
         let _ = request.reply.try_send(ReadReply { block, disk_last });
@@ -256,6 +293,10 @@ impl Driver {
         let controls = self.save_control()?;
         let cursors: Vec<_> =
             controls.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect();
+        if self.store.is_none() {
+            // The cursors are durable all the same.
+            return Ok(());
+        }
         let removed = self.with_store(|store| {
             store.remove_done(&cursors)?;
             Ok(store.disk_bytes())
@@ -322,14 +363,18 @@ impl Driver {
 
     /// Counts a failure; says so once until the store works again.
     fn failed(&mut self, error: &StoreError) {
-        let kind = if matches!(error, StoreError::Full { .. }) { "full" } else { "failed" };
-        self.inner.metrics.queue_store_failures.get_or_create(&ByKind { kind }).inc();
+        self.count_failure(error);
         self.retry_at_ns = self.inner.now_ns().saturating_add(self.retry_after.as_nanos() as u64);
         self.retry_after = (self.retry_after * 2).min(RETRY_LAST);
         if !self.failing {
             self.failing = true;
             tracing::error!(error = %error_text(error), "block store failed, records stay in memory");
         }
+    }
+
+    fn count_failure(&self, error: &StoreError) {
+        let kind = if matches!(error, StoreError::Full { .. }) { "full" } else { "failed" };
+        self.inner.metrics.queue_store_failures.get_or_create(&ByKind { kind }).inc();
     }
 
     fn works_again(&mut self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::dropped::Dropped;
 use super::lane::Lanes;
 use crate::config::{Durability, Retention, Stream};
 use crate::reading::{Lineage, Name, Position, Record};
@@ -105,6 +106,8 @@ pub(super) struct StreamState {
     handed: VecDeque<Handed>,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
+    /// What left the tail undurable, kept before `safe` passes it.
+    pub(super) dropped: watch::Sender<Dropped>,
 }
 
 impl StreamState {
@@ -131,6 +134,7 @@ impl StreamState {
             handed: VecDeque::new(),
             decoded: None,
             safe: watch::Sender::new(None),
+            dropped: watch::Sender::default(),
         }
     }
 
@@ -242,6 +246,7 @@ impl StreamState {
             None => self.disk.last.max(self.sealing_through),
         };
         self.mark(dropped, survivor_before, 1);
+        self.dropped.send_modify(|ranges| ranges.add(dropped));
         self.report_safe();
         Some(entry)
     }

@@ -41,7 +41,7 @@ pub struct StreamIndex(pub usize);
 pub enum Pushed {
     /// It is in the tail.
     Queued(Position),
-    /// Larger than `record_bytes_max`: counted and set aside.
+    /// Larger than `record_bytes_max`, or of too many fields: counted and set aside.
     SetAside,
 }
 
@@ -65,6 +65,14 @@ pub enum PushError {
         used_bytes: u64,
         /// Its size.
         limit_bytes: u64,
+    },
+    /// Too many records that no block can hold wait for the dead-letter file.
+    #[error("{waiting} oversized records wait to be set aside, limit is {limit}")]
+    SetAsideFull {
+        /// Records waiting.
+        waiting: usize,
+        /// The limit.
+        limit: usize,
     },
     /// There is no such stream.
     #[error("stream number {stream} does not exist, there are {streams}")]

@@ -25,7 +25,7 @@ use crate::decode::payload;
 use crate::metrics::Metrics;
 use crate::mqtt::session::{self, Driver, Event, Handle, Message, Options, SessionError};
 use crate::mqtt::topics;
-use crate::queue::StreamIndex;
+use crate::queue::{Dropped, StreamIndex};
 use crate::reading::{Envelope, Name, Position, Reading};
 
 /// Most messages whose acknowledgement is withheld, and most readings waiting for the hub.
@@ -77,6 +77,7 @@ pub(crate) async fn run(name: Name, stream: Name, config: MqttSource, context: &
         stop: &context.stop,
         gateway: &context.gateway,
         safe_through: context.queue.safe_through(index),
+        dropped: context.queue.dropped(index),
         request_commit: &|| context.queue.request_flush(),
     };
     Source { name, stream, config, context: around, quiet_until: None }.serve(mqtt).await;
@@ -89,6 +90,7 @@ struct Around<'a> {
     stop: &'a CancellationToken,
     gateway: &'a Name,
     safe_through: watch::Receiver<Option<Position>>,
+    dropped: watch::Receiver<Dropped>,
     /// Asks the queue for an early group commit.
     request_commit: &'a (dyn Fn() + Sync),
 }
@@ -139,7 +141,7 @@ impl Source<'_> {
             packet_bytes_max: self.config.payload_bytes_max.saturating_mul(2).max(PACKET_BYTES_MIN),
         };
         let (handle, mut driver): (Handle, Driver) = session::open(mqtt, options);
-        let mut withheld = Withheld::new(self.context.safe_through.clone());
+        let mut withheld = Withheld::new(self.context.safe_through.clone(), self.context.dropped.clone());
         let mut to_hub: VecDeque<Envelope> = VecDeque::new();
         let mut commit_at: Option<Instant> = None;
         // Once a message had to be passed over, all later ones are, so that they come again in their order.
@@ -243,6 +245,11 @@ impl Source<'_> {
 
     fn reading(&mut self, message: &Message) -> Option<Reading> {
         let metrics = self.context.metrics;
+        // The broker keeps the subscriptions of a persistent session: those of an earlier configuration as well.
+        if !self.config.topics.iter().any(|filter| topics::matches(filter, message.topic())) {
+            metrics.source_error(&self.name, "foreign_topic");
+            return None;
+        }
         if message.retained() {
             metrics.source_error(&self.name, "retained");
             return None;

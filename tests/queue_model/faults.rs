@@ -93,6 +93,11 @@ fn a_stalled_store_costs_the_oldest_unsealed_records_and_they_are_counted() {
     assert!(queue.store_failed(), "a call that takes longer than 30 s is for the supervisor");
     disk.with(|platter| platter.stalled = false);
     queue.flush().unwrap();
+    let safe = queue.safe_through(ONE).borrow().unwrap();
+    assert_eq!(safe, Position::new(1, pushed - 1));
+    let told = queue.dropped(ONE);
+    let gone: Vec<u64> = (0..pushed).filter(|n| told.borrow().contains(Position::new(1, *n))).collect();
+    assert_eq!(gone, (1..=100).collect::<Vec<_>>(), "who waits for one learns that it was not kept");
     let got = drain(&queue, ONE);
     assert_eq!(got.len() as u64, pushed - 100);
     assert_eq!(number(&got[0]), 0, "what was being written stays");
@@ -182,6 +187,26 @@ fn an_oversized_record_is_set_aside_in_a_file() {
     let label = ByStreamAndReason { stream: "one".to_owned(), reason: "too_large" };
     assert_eq!(metrics.records_set_aside.get_or_create(&label).get(), 1);
     assert_eq!(queue.push(ONE, record(2)).unwrap(), Pushed::Queued(Position::new(1, 0)), "it takes no position");
+}
+
+#[test]
+fn an_oversized_record_that_cannot_wait_to_be_set_aside_is_refused() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (queue, _) = start(&disk, &settings(&[("one", Durability::Window)], 1 << 20, dir.path()), &clock);
+    disk.with(|platter| platter.stalled = true);
+    queue.push(ONE, record(0)).unwrap();
+    queue.request_flush();
+    disk.wait_until_stuck();
+    let mut wide = record(1);
+    wide.fields = vec![wide.fields[0].clone(); forebay::reading::FIELDS_MAX + 1];
+    for _ in 0..8 {
+        assert_eq!(queue.push(ONE, wide.clone()).unwrap(), Pushed::SetAside);
+    }
+    let refused = queue.push(ONE, wide).unwrap_err();
+    assert!(matches!(refused, PushError::SetAsideFull { waiting: 8, limit: 8 }), "{refused}");
+    disk.with(|platter| platter.stalled = false);
+    queue.flush().unwrap();
 }
 
 #[test]

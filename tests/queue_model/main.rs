@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy only knows test functions
 
 mod disk;
+mod fairness;
 mod faults;
 mod ground;
 mod memory;

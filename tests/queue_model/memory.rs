@@ -23,6 +23,8 @@ pub struct Platter {
     pub run: u32,
     /// Appends refused with an error from now on; each leaves the first half of its blocks behind.
     pub failing_appends: u32,
+    /// Reads fail while this is set.
+    pub failing_reads: bool,
     /// Calls that panic from now on.
     pub panicking_appends: u32,
     /// Blocks of so many full epochs at most; more are refused as `Full`.
@@ -83,7 +85,7 @@ impl Drop for HeldDisk {
     }
 }
 
-pub struct MemoryStore(Disk);
+pub struct MemoryStore(pub Disk);
 
 fn failed(what: &'static str) -> StoreError {
     StoreError::Failed { what, path: "memory".to_owned(), source: anyhow!("the test wants it") }
@@ -123,6 +125,9 @@ impl BlockStore for MemoryStore {
     }
 
     fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError> {
+        if self.0.with(|platter| platter.failing_reads) {
+            return Err(failed("read"));
+        }
         Ok(self.0.with(|platter| {
             let blocks = platter.epochs.iter().flatten();
             let mine = blocks.filter(|block| &*block.header.stream == stream && block.header.last >= at);

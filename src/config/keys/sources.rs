@@ -169,7 +169,7 @@ pub(in crate::config) static MQTT_SOURCE: Section = Section {
             Required,
             "What to subscribe to.",
         ),
-        key("qos", Kind::Integer(0, 2), Is("1"), "QoS of the subscriptions."),
+        key("qos", Kind::Integer(0, 2), Is("1"), "QoS of the subscriptions; 2 is asked for as 1."),
         key(
             "device",
             Kind::Text("text with parts `{topic}`, `{topic.N}` (levels count from 0)"),

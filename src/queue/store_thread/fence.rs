@@ -39,9 +39,18 @@ impl Driver {
         let dir = self.dir();
         self.fenced(|driver| match driver.store.as_deref_mut() {
             Some(store) => call(store),
-            None => Err(failed("use of the store", anyhow::anyhow!("it is not open"), dir)),
+            None => Err(not_open(dir)),
         })
     }
+
+    /// What is asked of a store that is not open.
+    pub(super) fn not_open(&self) -> StoreError {
+        not_open(self.dir())
+    }
+}
+
+fn not_open(dir: String) -> StoreError {
+    failed("use of the store", anyhow::anyhow!("it is not open"), dir)
 }
 
 pub(super) fn failed(what: &'static str, source: anyhow::Error, path: String) -> StoreError {

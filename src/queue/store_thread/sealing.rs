@@ -10,12 +10,19 @@ use crate::queue::store::StoreError;
 use crate::queue::tail::StreamState;
 use crate::reading::{Position, Record};
 
+/// Most saves of marks before a group: with pushes that drop without end the rest is saved before the next group.
+const MARK_SAVES_MAX: u32 = 4;
+
 impl Driver {
     /// Writes the next group of what is due. Gives whether anything was left to write.
     pub(super) fn seal_group(&mut self, due: Due) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let mut shared = inner.lock();
-        if shared.streams.iter().any(StreamState::has_new_marks) {
+        // Records that are dropped while the marks are saved make new ones.
+        for _ in 0..MARK_SAVES_MAX {
+            if !shared.streams.iter().any(StreamState::has_new_marks) {
+                break;
+            }
             drop(shared);
             self.save_cursors()?;
             shared = inner.lock();
@@ -105,7 +112,7 @@ impl Driver {
     /// Seals until everything pushed before now is durable.
     pub(super) fn flush(&mut self, ticket: u64) {
         let ends: Vec<Position> = self.inner.lock().streams.iter().map(StreamState::next_position).collect();
-        let outcome = self.seal_below(&ends);
+        let outcome = if self.store.is_some() { self.seal_below(&ends) } else { Err(self.not_open()) };
         let mut shared = self.inner.lock();
         shared.flush_done = ticket;
         if let Err(error) = outcome {

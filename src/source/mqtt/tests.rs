@@ -41,6 +41,7 @@ struct Running {
 fn start(port: u16) -> Running {
     let (hub, readings) = mpsc::channel(100);
     let (safe, safe_through) = watch::channel(None);
+    let of_dropped = watch::channel(Dropped::default()).1;
     let (metrics, _) = Metrics::new();
     let stop = CancellationToken::new();
     let commits = Arc::new(AtomicU32::new(0));
@@ -59,6 +60,7 @@ fn start(port: u16) -> Running {
             stop: &stop_task,
             gateway: &"gw".into(),
             safe_through,
+            dropped: of_dropped,
             request_commit: &|| {
                 commits_task.fetch_add(1, Ordering::SeqCst);
             },
@@ -155,6 +157,23 @@ async fn what_is_no_reading_is_counted_and_does_not_stop_the_next() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_not_configured_any_more_is_acknowledged_and_not_passed_on() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut running = start(listener.local_addr().unwrap().port());
+    let mut broker = Boundless::accept(&listener).await;
+    broker.publish_on("former/a/data", 1).await;
+    broker.publish(2).await;
+    let envelope = running.next().await;
+    assert_eq!(number(&envelope), Value::Integer(2));
+    queued(envelope, 0);
+    running.safe.send(Some(Position::new(1, 0))).unwrap();
+    assert_eq!(broker.packet().await.unwrap(), (0x40, vec![0, 1]));
+    assert_eq!(broker.packet().await.unwrap(), (0x40, vec![0, 2]));
+    assert_eq!(running.errors("foreign_topic"), 1);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_refused_reading_is_delivered_again() {
     let port = broker::start(0).unwrap();
     let mut running = start(port);
@@ -183,7 +202,11 @@ impl Boundless {
 
     /// Sends a message with that packet id and number at QoS 1.
     async fn publish(&mut self, id: u16) {
-        let (topic, payload) = ("sensors/a/data", format!("{{\"n\":{id}}}"));
+        self.publish_on("sensors/a/data", id).await;
+    }
+
+    async fn publish_on(&mut self, topic: &str, id: u16) {
+        let payload = format!("{{\"n\":{id}}}");
         let mut packet = vec![0x32, u8::try_from(2 + topic.len() + 2 + payload.len()).unwrap(), 0, topic.len() as u8];
         packet.extend_from_slice(topic.as_bytes());
         packet.extend_from_slice(&id.to_be_bytes());

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::queue::Dropped;
 use crate::reading::{Position, Receipt};
 
 /// What is to be done next.
@@ -31,12 +32,14 @@ enum State {
 pub(super) struct Withheld<M> {
     entries: VecDeque<(M, State)>,
     safe_through: watch::Receiver<Option<Position>>,
+    dropped: watch::Receiver<Dropped>,
 }
 
 impl<M> Withheld<M> {
     /// `safe_through`: up to where the stream's records are durable or acknowledged by Kafka.
-    pub fn new(safe_through: watch::Receiver<Option<Position>>) -> Self {
-        Self { entries: VecDeque::new(), safe_through }
+    /// `dropped`: which of them were lost from memory instead.
+    pub fn new(safe_through: watch::Receiver<Option<Position>>, dropped: watch::Receiver<Dropped>) -> Self {
+        Self { entries: VecDeque::new(), safe_through, dropped }
     }
 
     pub fn len(&self) -> usize {
@@ -71,6 +74,10 @@ impl<M> Withheld<M> {
                     if self.safe_through.wait_for(|safe| safe.is_some_and(|safe| safe >= wanted)).await.is_err() {
                         return Outcome::Refused;
                     }
+                    // The queue notes a drop before it reports the position as passed.
+                    if self.dropped.borrow().contains(wanted) {
+                        return Outcome::Refused;
+                    }
                     *state = State::Settled;
                 }
                 State::Settled => {
@@ -95,6 +102,10 @@ mod tests {
         pin!(withheld.next()).poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    fn none_dropped() -> watch::Receiver<Dropped> {
+        watch::channel(Dropped::default()).1
+    }
+
     fn queued(seq: u64) -> Receipt {
         Receipt::Queued { stream: "telemetry".into(), position: Position::new(1, seq) }
     }
@@ -102,7 +113,7 @@ mod tests {
     #[test]
     fn nothing_is_acknowledged_before_it_is_safe_and_all_in_order() {
         let (safe, seen) = watch::channel(None);
-        let mut withheld = Withheld::new(seen);
+        let mut withheld = Withheld::new(seen, none_dropped());
         let (first, told_first) = oneshot::channel();
         let (second, told_second) = oneshot::channel();
         withheld.handed('a', told_first);
@@ -125,7 +136,7 @@ mod tests {
     #[test]
     fn what_was_set_aside_is_acknowledged_and_what_was_refused_is_not() {
         let (_safe, seen) = watch::channel(None);
-        let mut withheld = Withheld::new(seen);
+        let mut withheld = Withheld::new(seen, none_dropped());
         let (aside, told) = oneshot::channel();
         withheld.handed('a', told);
         aside.send(Receipt::SetAside).unwrap();
@@ -134,13 +145,29 @@ mod tests {
         withheld.handed('b', told);
         refused.send(Receipt::Refused).unwrap();
         assert_eq!(now(&mut withheld), Poll::Ready(Outcome::Refused));
-        assert_eq!(now(&mut Withheld::<char>::new(watch::channel(None).1)), Poll::Pending);
+        assert_eq!(now(&mut Withheld::<char>::new(watch::channel(None).1, none_dropped())), Poll::Pending);
+    }
+
+    #[test]
+    fn what_was_dropped_before_it_was_durable_is_not_acknowledged() {
+        let (safe, seen) = watch::channel(None);
+        let (dropped, seen_dropped) = watch::channel(Dropped::default());
+        let mut withheld = Withheld::new(seen, seen_dropped);
+        for (name, seq) in [('a', 0), ('b', 1)] {
+            let (receipt, told) = oneshot::channel();
+            withheld.handed(name, told);
+            receipt.send(queued(seq)).unwrap();
+        }
+        dropped.send_modify(|ranges| ranges.add(Position::new(1, 1)));
+        safe.send(Some(Position::new(1, 5))).unwrap();
+        assert_eq!(now(&mut withheld), Poll::Ready(Outcome::Acknowledge('a')));
+        assert_eq!(now(&mut withheld), Poll::Ready(Outcome::Refused));
     }
 
     #[test]
     fn a_hub_that_ends_leaves_the_message_unacknowledged() {
         let (_safe, seen) = watch::channel(Some(Position::END));
-        let mut withheld = Withheld::new(seen);
+        let mut withheld = Withheld::new(seen, none_dropped());
         withheld.handed('a', oneshot::channel().1);
         assert_eq!(now(&mut withheld), Poll::Ready(Outcome::Refused));
     }
