@@ -76,6 +76,9 @@ fn read_register(
         }
     }
     let number = if is_bit { Some(Number::Bit) } else { read_number(table) };
+    if !is_bit && table.has("order") && number.is_some_and(|number| number.registers() < 2) {
+        table.refuse("order", "is for values of 32 bits; remove it, or write their type (u32, i32, f32)");
+    }
     let order = match table.word("order") {
         Some("cdab") => Some(WordOrder::Cdab),
         Some("badc") => Some(WordOrder::Badc),

@@ -2,7 +2,7 @@
 //! Names: librdkafka 2.12 `CONFIGURATION.md`.
 
 /// Property, and why a user may not set it in `[kafka.properties]`.
-pub(super) const OWNED_PROPERTIES: [(&str, &str); 36] = [
+pub(super) const OWNED_PROPERTIES: [(&str, &str); 40] = [
     ("acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("request.required.acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("enable.idempotence", "order and at-least-once delivery rest on it"),
@@ -36,6 +36,10 @@ pub(super) const OWNED_PROPERTIES: [(&str, &str); 36] = [
     ("ssl.certificate.location", "write kafka.tls.cert"),
     ("ssl.key.location", "write kafka.tls.key"),
     ("ssl.key.password", "secrets come from files: give the key in a file without password"),
+    ("ssl.key.pem", "secrets come from files: write kafka.tls.key"),
+    ("ssl.certificate.pem", "write kafka.tls.cert"),
+    ("ssl.keystore.password", "secrets come from files: write kafka.tls.cert and kafka.tls.key"),
+    ("sasl.oauthbearer.client.secret", "secrets come from files: write kafka.sasl with a password-file"),
     ("statistics.interval.ms", "the agent reads the brokers' states from the statistics"),
     ("enable.metrics.push", "the client's metrics would be sent over a metered link"),
     ("plugin.library.paths", "the agent loads no foreign code"),
@@ -58,6 +62,9 @@ mod tests {
     fn properties_the_promises_rest_on_are_owned() {
         for name in ["acks", "enable.idempotence", "message.timeout.ms", "queue.buffering.max.ms", "dr_msg_cb"] {
             assert!(owned_property(name).is_some(), "{name}");
+        }
+        for name in ["ssl.key.pem", "ssl.keystore.password", "sasl.oauthbearer.client.secret"] {
+            assert!(owned_property(name).is_some_and(|why| why.starts_with("secrets")), "{name}");
         }
         for name in ["batch.size", "socket.timeout.ms", "client.rack", "ssl.providers"] {
             assert_eq!(owned_property(name), None, "{name}");

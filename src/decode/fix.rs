@@ -49,7 +49,8 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// An assembler that knows that today is `day_floor` or later, in days since 1970-01-01.
+    /// An assembler that knows that today is `day_floor` or later, in days since 1970-01-01. Dates more than half a
+    /// rollover before it are moved forward; younger ones stay, so a log of the last years can be replayed.
     pub fn new(day_floor: i64) -> Self {
         Self { day_floor, open: None, given_out_us: None, last_kind: None, last_kind_seen: 0 }
     }
@@ -218,7 +219,8 @@ fn instant_us(date: Option<Date>, time_of_day_us: Option<u64>, day_floor: i64) -
     let (Some(day), Some(time_us)) = (day, time_of_day_us.and_then(|time_us| i64::try_from(time_us).ok())) else {
         return (None, false);
     };
-    let rollovers = ((day_floor - day).max(0) + ROLLOVER_DAYS - 1) / ROLLOVER_DAYS;
+    // As many as bring the date nearest to the floor.
+    let rollovers = ((day_floor - day).max(0) + ROLLOVER_DAYS / 2 - 1) / ROLLOVER_DAYS;
     let day = day + rollovers * ROLLOVER_DAYS;
     (Some(day * 86_400_000_000 + time_us), rollovers > 0)
 }

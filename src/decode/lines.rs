@@ -14,14 +14,19 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub struct Splitter {
     line: Vec<u8>,
     line_bytes_max: usize,
-    is_overlong: bool,
+    /// Up to the next end of a line: the line is too long, or its beginning may have been missed.
+    is_skipping: bool,
+    /// Nothing has come since the start.
+    is_untouched: bool,
     trouble: Trouble,
 }
 
 impl Splitter {
-    /// A splitter that drops lines of more than `line_bytes_max` bytes, each counted once.
+    /// A splitter that drops lines of more than `line_bytes_max` bytes, each counted once. It begins in the midst of a
+    /// line, whose rest it drops: half a number is a wrong number. See [`Splitter::silence`].
     pub fn new(line_bytes_max: usize) -> Self {
-        Self { line: Vec::new(), line_bytes_max, is_overlong: false, trouble: Trouble::default() }
+        let trouble = Trouble::default();
+        Self { line: Vec::new(), line_bytes_max, is_skipping: true, is_untouched: true, trouble }
     }
 
     /// What could not be used, by kind.
@@ -31,18 +36,32 @@ impl Splitter {
 
     /// Whether the next byte is the first of a line.
     pub fn is_between_lines(&self) -> bool {
-        self.line.is_empty() && !self.is_overlong
+        self.line.is_empty()
+    }
+
+    /// Whether [`Splitter::silence`] would make a difference.
+    pub fn awaits_silence(&self) -> bool {
+        self.is_skipping && self.is_untouched
+    }
+
+    /// The stream was silent since its start, for longer than within a line: what comes next begins a line.
+    pub fn silence(&mut self) {
+        if self.is_untouched {
+            self.is_skipping = false;
+        }
     }
 
     /// Forgets a half line, and what follows up to its end, as when the port was reopened.
     pub fn reset(&mut self) {
         self.trouble.dropped_bytes += self.line.len() as u64;
         self.line.clear();
-        self.is_overlong = false;
+        self.is_skipping = true;
+        self.is_untouched = true;
     }
 
     /// Takes bytes in; gives each whole line, without its end and never empty, to `emit`.
     pub fn push(&mut self, bytes: &[u8], emit: &mut impl FnMut(&[u8])) {
+        self.is_untouched &= bytes.is_empty();
         for byte in bytes {
             match byte {
                 b'\n' | b'\r' => {
@@ -50,14 +69,14 @@ impl Splitter {
                         emit(&self.line);
                     }
                     self.line.clear();
-                    self.is_overlong = false;
+                    self.is_skipping = false;
                 }
-                _ if self.is_overlong => self.trouble.dropped_bytes += 1,
+                _ if self.is_skipping => self.trouble.dropped_bytes += 1,
                 _ if self.line.len() >= self.line_bytes_max => {
                     self.trouble.too_long += 1;
                     self.trouble.dropped_bytes += self.line.len() as u64 + 1;
                     self.line.clear();
-                    self.is_overlong = true;
+                    self.is_skipping = true;
                 }
                 _ => self.line.push(*byte),
             }

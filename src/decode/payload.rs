@@ -247,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_keep_their_last_digit() {
+        // A parser that is a bit less than exact gives ..439435 and ..161952.
+        for number in [31.245270191439438, 121.48791951161945] {
+            let fields = json(format!("{{\"a\":{number}}}").as_bytes()).unwrap();
+            assert_eq!(fields[0].value, Value::Float(number));
+        }
+    }
+
+    #[test]
     fn raw_values_are_guessed() {
         let of = |payload: &[u8]| raw(payload).unwrap()[0].value.clone();
         assert_eq!(of(b" 21.5\n"), Value::Float(21.5));

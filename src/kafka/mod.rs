@@ -14,6 +14,6 @@ pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
 pub use probe::can_take_records;
-pub(crate) use settings::{CAREFUL_BYTES_MAX, IN_FLIGHT_RECORDS_MAX};
+pub(crate) use settings::{CAREFUL_BYTES_MAX, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{Renewal, TlsFiles};

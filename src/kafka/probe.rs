@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::client::client_config;
-use super::settings::connection_properties;
+use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
 
 /// Looks whether every partition of these topics has a leader and enough replicas in sync; waits at most `wait` for each
@@ -17,6 +17,7 @@ use crate::config::Kafka;
 /// In words: the cluster does not answer, or a partition cannot take records.
 pub fn can_take_records(kafka: &Kafka, topics: &[String], wait: Duration) -> Result<(), String> {
     let mut properties = connection_properties(kafka);
+    properties.extend(connection_overrides(kafka));
     for (name, value) in [("group.id", "forebay-probe"), ("enable.auto.commit", "false")] {
         properties.push((name.to_owned(), value.to_owned()));
     }

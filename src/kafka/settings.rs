@@ -12,9 +12,11 @@ pub(super) const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait for an answer to a request on a dead link.
 pub(crate) const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most records of one stream inside the client, beside the limit in bytes: each costs about 300 bytes of its own.
-pub(crate) const IN_FLIGHT_RECORDS_MAX: usize = 10_000;
+const IN_FLIGHT_RECORDS_MAX: usize = 10_000;
 /// Most records inside the client over all streams.
 const CLIENT_RECORDS_MAX: usize = 40_000;
+/// Most bytes of records inside the client over all streams.
+const CLIENT_BYTES_MAX: usize = 64 << 20;
 /// Largest batch: 256 KiB leaves a 128 kbit/s link inside the socket timeout, and is enough for full compression.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
@@ -48,6 +50,25 @@ impl Refusal {
     }
 }
 
+/// What one stream may have inside the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Records handed over and not yet reported.
+    pub records_max: usize,
+    /// Their bytes, beyond which none is added.
+    pub bytes_max: usize,
+}
+
+/// The window of each of `streams` that share a client: small enough that streams whose topics are stuck leave room
+/// for the others.
+pub(crate) fn stream_window(kafka: &Kafka, streams: usize) -> Window {
+    let streams = streams.max(1);
+    Window {
+        records_max: IN_FLIGHT_RECORDS_MAX.min(CLIENT_RECORDS_MAX / streams),
+        bytes_max: kafka.in_flight_bytes_max.min(CLIENT_BYTES_MAX / streams),
+    }
+}
+
 /// Every property of the producer, in the order they are set: the agent's, then the user's from `[kafka.properties]`.
 /// `streams` is the number of streams that share the client.
 pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String)> {
@@ -63,11 +84,11 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     set("linger.ms", kafka.linger.as_millis().to_string());
     set("batch.size", BATCH_BYTES_MAX.to_string());
     // The default of 1 GiB would take a small gateway's whole memory in an outage. Twice the window, as librdkafka
-    // counts its own overhead.
-    let window_bytes = kafka.in_flight_bytes_max.saturating_mul(streams.clamp(1, 4)).saturating_mul(2);
-    set("queue.buffering.max.kbytes", (window_bytes / 1024).clamp(1024, 65_536).to_string());
-    let records = IN_FLIGHT_RECORDS_MAX.saturating_mul(streams.max(1)).min(CLIENT_RECORDS_MAX);
-    set("queue.buffering.max.messages", records.to_string());
+    // counts its own overhead, and as each stream's last record may stand beyond its window.
+    let window = stream_window(kafka, streams);
+    let windows_bytes = window.bytes_max.saturating_mul(streams.max(1)).saturating_mul(2);
+    set("queue.buffering.max.kbytes", windows_bytes.div_ceil(1024).max(1024).to_string());
+    set("queue.buffering.max.messages", window.records_max.saturating_mul(streams.max(1)).to_string());
     set("retry.backoff.ms", "500".into());
     set("retry.backoff.max.ms", "10000".into());
     set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string());
@@ -162,11 +183,25 @@ mod tests {
     fn the_window_is_bounded_and_the_users_properties_come_last() {
         let properties = producer_properties(&kafka(), 16);
         assert_eq!(last(&properties, "bootstrap.servers"), Some("a:9092,b:9092"));
-        assert_eq!(last(&properties, "queue.buffering.max.kbytes"), Some("32768"));
+        assert_eq!(last(&properties, "queue.buffering.max.kbytes"), Some("131072"));
         assert_eq!(last(&properties, "queue.buffering.max.messages"), Some("40000"));
         assert_eq!(last(&properties, "message.timeout.ms"), Some("0"));
         assert_eq!(last(&properties, "security.protocol"), Some("plaintext"));
         assert_eq!(properties.last(), Some(&("batch.size".to_owned(), "65536".to_owned())));
+    }
+
+    #[test]
+    fn streams_whose_topics_are_stuck_leave_room_for_the_others() {
+        let kafka = Kafka { in_flight_bytes_max: 8 << 20, ..kafka() };
+        for streams in 1..=16 {
+            let window = stream_window(&kafka, streams);
+            let properties = producer_properties(&kafka, streams);
+            let limit = |name| last(&properties, name).unwrap().parse::<usize>().unwrap();
+            assert!(window.records_max * streams <= limit("queue.buffering.max.messages"), "{streams}");
+            assert!(window.bytes_max * streams * 2 <= limit("queue.buffering.max.kbytes") * 1024, "{streams}");
+            assert!(window.records_max * streams <= CLIENT_RECORDS_MAX && window.records_max >= 2_500);
+            assert!(window.bytes_max * streams <= CLIENT_BYTES_MAX && window.bytes_max >= 4 << 20);
+        }
     }
 
     #[test]

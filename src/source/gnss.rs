@@ -27,7 +27,8 @@ const BABBLE_MAX: Duration = Duration::from_secs(10);
 /// Silence that ends an epoch; receivers pause less inside one, and at most 10 epochs a second leave more between.
 const EPOCH_SILENCE: Duration = Duration::from_millis(200);
 
-/// No receiver's date can be before the day this was written: 2026-11-01, in days since 1970-01-01.
+/// No receiver runs before the day this was written: 2026-11-01, in days since 1970-01-01. Dates ten years older come
+/// from a week counter that ran over.
 const DAY_FLOOR: i64 = 20_758;
 
 const READ_BYTES: usize = 4096;

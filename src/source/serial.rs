@@ -17,12 +17,15 @@ const READ_BYTES: usize = 4096;
 /// How long to wait for bytes before looking again; a sensor may be silent for hours.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Silence after the port was opened that no sensor makes within a line, at least.
+const OPENING_SILENCE_MIN: Duration = Duration::from_millis(100);
+
 /// Reads the sensor until the agent stops.
 pub(crate) async fn run(config: Serial, outlet: Outlet) {
     let mut keeper = Keeper::new(&outlet, &config.port);
     let mut decoder = Decoder::new(&config.format);
     while let Ok(mut stream) = keeper.open(&config.line).await {
-        match session(&mut stream, &mut decoder, &mut keeper, &outlet).await {
+        match session(&mut stream, config.line.baud, &mut decoder, &mut keeper, &outlet).await {
             NoBytes::Lost(error) => keeper.lost(&error),
             NoBytes::Stopped | NoBytes::Silence => break,
         }
@@ -34,15 +37,22 @@ pub(crate) async fn run(config: Serial, outlet: Outlet) {
 /// Reads one opening of the port to its end.
 async fn session(
     stream: &mut SerialStream,
+    baud: u32,
     decoder: &mut Decoder<'_>,
     keeper: &mut Keeper<'_>,
     outlet: &Outlet,
 ) -> NoBytes {
     let mut buffer = vec![0; READ_BYTES];
+    // Two characters of up to 12 bits: at 50 baud one takes longer than the least silence.
+    let opening_silence = Duration::from_secs_f64(24.0 / f64::from(baud.max(1))).max(OPENING_SILENCE_MIN);
     loop {
-        let bytes = match port::read(stream, &mut buffer, PATIENCE, outlet).await {
+        let patience = if decoder.awaits_silence() { opening_silence } else { PATIENCE };
+        let bytes = match port::read(stream, &mut buffer, patience, outlet).await {
             Ok(bytes) => bytes,
-            Err(NoBytes::Silence) => continue,
+            Err(NoBytes::Silence) => {
+                decoder.silence();
+                continue;
+            }
             Err(end) => return end,
         };
         keeper.works();
@@ -108,6 +118,17 @@ impl<'a> Decoder<'a> {
             }),
         }
         self.began_boot_ns = began;
+    }
+
+    /// Whether it is to be told that the port was silent since it was opened.
+    fn awaits_silence(&self) -> bool {
+        matches!(&self.framing, Framing::Lines(splitter) if splitter.awaits_silence())
+    }
+
+    fn silence(&mut self) {
+        if let Framing::Lines(splitter) = &mut self.framing {
+            splitter.silence();
+        }
     }
 
     fn take_trouble(&mut self) -> Trouble {

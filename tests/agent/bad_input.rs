@@ -72,7 +72,8 @@ connect = "tcp://{garbage}"
     let text = ground.with_kafka(&[broken, noise.csv("noise", ""), SIMULATED.to_owned()].concat());
     let mut agent = start(&text).await;
     until_up(&agent, &["noise", "sim"]).await;
-    noise.write(b"\xff\xfe\x00garbage\n1,2,3,4\n").await;
+    // The first end of a line: what comes before it may be the rest of one.
+    noise.write(b"\n\xff\xfe\x00garbage\n1,2,3,4\n").await;
     noise.write(&vec![b'x'; 1 << 20]).await;
     noise.write(b"\n42\n").await;
 

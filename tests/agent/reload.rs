@@ -18,9 +18,9 @@ async fn only_the_source_that_changed_lets_go_of_its_port() {
     let mut agent = start(&ground.local(&before)).await;
     until_up(&agent, &["kept", "changed", "removed"]).await;
     assert!(open_elsewhere(&removed).is_err(), "the agent has it");
-    // Half a line each. A port that is closed and opened again forgets its half.
-    kept.write(b"12").await;
-    changed.write(b"12").await;
+    // Half a line each, after the end of one. A port that is closed and opened again forgets its half.
+    kept.write(b"\n12").await;
+    changed.write(b"\n12").await;
 
     let after = [kept.csv("kept", ""), changed.csv("changed", "device = \"new\"\n"), added.csv("added", "")].concat();
     let done = agent.reload(parse(&ground.local(&after))).await.unwrap();
@@ -30,7 +30,7 @@ async fn only_the_source_that_changed_lets_go_of_its_port() {
     drop(open_elsewhere(&removed).expect("the agent has let go of it"));
 
     kept.write(b"34\n").await;
-    changed.write(b"34\n").await;
+    changed.write(b"\n34\n").await;
     until("a reading of each", || readings(&agent, "kept") == 1 && readings(&agent, "changed") == 1).await;
     let mut seen: Vec<_> = queued(&agent)
         .await

@@ -41,7 +41,7 @@ async fn a_second_agent_on_the_directory_is_told_so_and_the_first_goes_on() {
     let error = format!("{error:#}");
     assert!(error.contains(&ground.state.path().display().to_string()), "{error}");
     assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
-    wire.write(b"7\n").await;
+    wire.write(b"\n7\n").await;
     until("the first agent reads on", || readings(&first, "lines") == 1).await;
     assert_eq!(queued(&first).await[0].fields[0].value, Value::Integer(7));
     first.stop().await.unwrap();

@@ -174,6 +174,10 @@ fn modbus_addresses_ids_and_registers() {
     refused(&register("{ name = \"a\" }"), &[(at, &["no address", "exactly one"])]);
     refused(&register("{ name = \"a\", coil = 1, input = 2 }"), &[(at, &["input, coil are written"])]);
     refused(
+        &register("{ name = \"a\", holding = 1, order = \"cdab\" }"),
+        &[("8:49: source[1].unit[1].registers[1].order", &["32 bits"])],
+    );
+    refused(
         &register("{ name = \"a\", coil = 1, type = \"u16\" }"),
         &[("8:45: source[1].unit[1].registers[1].type", &["bits"])],
     );

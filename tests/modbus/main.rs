@@ -256,6 +256,54 @@ async fn a_slave_that_answers_late_now_and_then_never_gives_a_wrong_value() {
 }
 
 #[tokio::test]
+async fn an_answer_to_what_was_asked_before_the_line_was_opened_is_never_taken() {
+    let (mut master, _held, connect) = pty();
+    let mut bus = Running::start(connect, vec![unit(1, words([100]))]);
+    let slave = tokio::spawn(async move {
+        // To a former process, which asked the same unit for as many registers.
+        let mut request = [0; 8];
+        let mut former = true;
+        loop {
+            let asked = timeout(Duration::from_millis(50), master.read_exact(&mut request)).await;
+            if std::mem::take(&mut former) {
+                master.write_all(&framed(&[1, 3, 2, 0, 99])).await.unwrap();
+            }
+            if asked.is_ok() && master.write_all(&framed(&[1, 3, 2, request[2], request[3]])).await.is_err() {
+                return;
+            }
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(integers(&bus.next().await), BTreeMap::from([("holding_100", 100)]));
+    }
+    bus.end().await;
+    slave.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_closes_after_each_answer_is_read_on_and_on() {
+    let (listener, connect) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut request = [0; 12];
+            if peer.read_exact(&mut request).await.is_ok() {
+                let mut answer = request[..4].to_vec();
+                answer.extend([0, 5, request[6], 3, 2, request[8], request[9]]);
+                peer.write_all(&answer).await.unwrap();
+            }
+        }
+    });
+    // Far apart: two requests a poll.
+    let mut bus = Running::start(connect, vec![unit(1, words([100, 400]))]);
+    for _ in 0..5 {
+        assert_eq!(integers(&bus.next().await), BTreeMap::from([("holding_100", 100), ("holding_400", 400)]));
+    }
+    assert_eq!(bus.errors("lost") + bus.errors("open"), 0);
+    bus.end().await;
+}
+
+#[tokio::test]
 async fn nonsense_is_counted_and_never_a_value() {
     let (listener, connect) = listen().await;
     tokio::spawn(async move {

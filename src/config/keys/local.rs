@@ -96,7 +96,12 @@ pub(in crate::config) static OUTBOX: Section = Section {
     title: "[mqtt.outbox]",
     about: "Publications that the local broker has not taken yet.",
     base: None,
-    keys: &[key("records", Kind::Integer(1, 100_000), Is("1000"), "Most of them; the oldest makes room, counted.")],
+    keys: &[key(
+        "records",
+        Kind::Integer(1, 100_000),
+        Is("1000"),
+        "Most of them, and at most 2 MiB in all; the oldest makes room, counted.",
+    )],
 };
 
 pub(in crate::config) static QUEUE: Section = Section {

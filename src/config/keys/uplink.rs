@@ -15,7 +15,7 @@ pub(in crate::config) static KAFKA: Section = Section {
             "in-flight-bytes",
             Kind::Size(64 << 10, 64 << 20),
             Is("1 MiB"),
-            "Most bytes handed to the client and not yet acknowledged, per stream.",
+            "Most bytes handed to the client and not yet acknowledged, per stream; at most 64 MiB over all streams.",
         ),
         key(
             "linger",

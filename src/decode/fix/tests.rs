@@ -97,6 +97,10 @@ fn a_week_rollover_is_corrected_against_the_day_floor_and_said() {
     assert_eq!(value(&fixes[0], "course_deg"), None);
     let fixes = epoch(&mut Assembler::new(DAY_FLOOR), &[RMC]);
     assert_eq!(value(&fixes[0], "date_corrected"), None);
+    let fixes = epoch(&mut Assembler::new(DAY_FLOOR), &[&rollover.replace("090407", "150624")]);
+    // 2024-06-15T20:28:27Z, as in a log of that day.
+    assert_eq!(fixes[0].measured_us, Some(1_718_483_307_000_000));
+    assert_eq!(value(&fixes[0], "date_corrected"), None);
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn pairs_get_clean_names_and_guessed_types() {
 #[test]
 fn a_megabyte_without_an_end_costs_one_error_and_no_memory() {
     let mut splitter = Splitter::new(256);
+    splitter.silence();
     let mut lines = Vec::new();
     for _ in 0..1024 {
         splitter.push(&[b'x'; 1024], &mut |line| lines.push(line.to_vec()));
@@ -71,14 +72,34 @@ fn a_megabyte_without_an_end_costs_one_error_and_no_memory() {
     assert_eq!(splitter.trouble().take(), Trouble { too_long: 1, dropped_bytes: 1 << 20, ..Trouble::default() });
 }
 
+#[test]
+fn a_line_cut_by_opening_the_port_is_dropped_unless_the_port_was_silent() {
+    let mut lines = Vec::new();
+    let mut splitter = Splitter::new(64);
+    splitter.push(b"5.", &mut |line| lines.push(line.to_vec()));
+    splitter.silence();
+    splitter.push(b"3\r\n125.4\n12", &mut |line| lines.push(line.to_vec()));
+    assert_eq!(splitter.trouble().take().dropped_bytes, 3);
+    splitter.reset();
+    splitter.push(b"5.5\n125.6\n", &mut |line| lines.push(line.to_vec()));
+    assert_eq!(splitter.trouble().take().dropped_bytes, 2 + 3);
+    splitter.reset();
+    splitter.silence();
+    splitter.push(b"125.7\n", &mut |line| lines.push(line.to_vec()));
+    assert_eq!(lines, [b"125.4", b"125.6", b"125.7"]);
+}
+
 proptest! {
     #[test]
     fn any_line_parses_or_errs_and_any_split_finds_the_same_lines(
         bytes in proptest::collection::vec(any::<u8>(), 0..400), cut in 1_usize..32,
     ) {
         let (mut whole, mut parts) = (Vec::new(), Vec::new());
-        Splitter::new(64).push(&bytes, &mut |line| whole.push(line.to_vec()));
         let mut splitter = Splitter::new(64);
+        splitter.silence();
+        splitter.push(&bytes, &mut |line| whole.push(line.to_vec()));
+        let mut splitter = Splitter::new(64);
+        splitter.silence();
         for chunk in bytes.chunks(cut) {
             splitter.push(chunk, &mut |line| parts.push(line.to_vec()));
         }

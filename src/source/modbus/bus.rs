@@ -45,8 +45,8 @@ pub(super) struct Bus {
     silence: Duration,
     units: Vec<Unit>,
     session: Option<Session>,
-    /// The last session ended by itself or did not open: the next waits for the backoff.
-    lost: bool,
+    /// When the last session ended by itself or did not open: the next waits for the backoff from then on.
+    lost: Option<Instant>,
     up: Option<bool>,
     backoff: Backoff,
     hub: mpsc::Sender<Envelope>,
@@ -75,7 +75,7 @@ impl Bus {
             silence,
             units,
             session: None,
-            lost: false,
+            lost: None,
             up: None,
             backoff,
             hub,
@@ -87,14 +87,15 @@ impl Bus {
     pub async fn poll_forever(mut self) {
         self.metrics.source_is_up(&self.name, false);
         loop {
-            let mut session = match self.session.take() {
-                Some(session) => session,
-                None => self.open().await,
-            };
             let Some(index) = (0..self.units.len()).min_by_key(|&index| self.units[index].due) else {
                 return std::future::pending().await;
             };
             sleep_until(self.units[index].due).await;
+            // Not before the unit is due: many servers close a connection that is idle for longer than its interval.
+            let mut session = match self.session.take() {
+                Some(session) => session,
+                None => self.open().await,
+            };
             let (outcome, in_step) = self.poll(&mut session, index).await;
             if in_step {
                 self.session = Some(session);
@@ -109,21 +110,29 @@ impl Bus {
     /// Opens the connection, as often as it takes.
     async fn open(&mut self) -> Session {
         loop {
-            if self.lost {
-                sleep(self.backoff.next()).await;
+            if let Some(since) = self.lost {
+                sleep_until(since + self.backoff.next()).await;
             }
-            match Session::open(&self.connect, self.late_answer_max).await {
+            match self.open_in_step().await {
                 Ok(session) => {
                     self.set_up(true, None);
                     return session;
                 }
                 Err(error) => {
-                    self.lost = true;
+                    self.lost = Some(Instant::now());
                     self.metrics.source_error(&self.name, "open");
                     self.set_up(false, Some(&error));
                 }
             }
         }
+    }
+
+    /// Opens the connection; a serial line is listened to first until no answer to what was asked before, perhaps by a
+    /// process that ended, can still come.
+    async fn open_in_step(&mut self) -> io::Result<Session> {
+        let mut session = Session::open(&self.connect, self.late_answer_max).await?;
+        session.listen_out().await?;
+        Ok(session)
     }
 
     /// Says so once when the connection comes or goes.
@@ -145,7 +154,7 @@ impl Bus {
         let mut at = 0;
         let mut ended = (Outcome::Answered, true);
         while at < self.units[index].plan.requests.len() {
-            let asked = self.ask(session, index, at).await;
+            let asked = self.ask_again_where_closed(session, index, at).await;
             let pause = self.units[index].config.pause.max(self.silence);
             match asked {
                 Ok(answer) => {
@@ -177,6 +186,23 @@ impl Bus {
         ended
     }
 
+    /// Asks for request `at`, on a new connection where the server closed the old one after answers: that is its right
+    /// and no failure of the unit. As a new connection must answer first, this never goes round in circles.
+    async fn ask_again_where_closed(
+        &mut self,
+        session: &mut Session,
+        index: usize,
+        at: usize,
+    ) -> Result<Answer, AskError> {
+        match self.ask(session, index, at).await {
+            Err(AskError::Lost(_)) if session.may_be_closed_in_good_order() => {
+                *session = Session::open(&self.connect, self.late_answer_max).await.map_err(AskError::Lost)?;
+                self.ask(session, index, at).await
+            }
+            asked => asked,
+        }
+    }
+
     /// Asks for request `at`; the first good answer of a unit in quarantine is not believed but asked for again.
     async fn ask(&mut self, session: &mut Session, index: usize, at: usize) -> Result<Answer, AskError> {
         let unit = &mut self.units[index];
@@ -190,7 +216,7 @@ impl Bus {
             answer = session.ask(id, request, answer_max).await;
         }
         if answer.is_ok() {
-            self.lost = false;
+            self.lost = None;
             self.backoff.reset();
         }
         answer
@@ -235,7 +261,7 @@ impl Bus {
             tracing::warn!(source = %self.name, device = %unit.config.device, unit = unit.config.id, %error, "poll failed");
         }
         if matches!(error, AskError::Lost(_)) {
-            self.lost = true;
+            self.lost = Some(Instant::now());
             return false;
         }
         if !session.is_serial() {
@@ -247,7 +273,7 @@ impl Bus {
                 true
             }
             Err(error) => {
-                self.lost = true;
+                self.lost = Some(Instant::now());
                 tracing::warn!(source = %self.name, %error, "line lost");
                 false
             }

@@ -104,6 +104,8 @@ pub(super) struct Session {
     line: Option<Shared>,
     late_answer_max: Duration,
     asked: Instant,
+    /// A unit has answered since it was opened.
+    has_answered: bool,
 }
 
 impl Session {
@@ -117,7 +119,7 @@ impl Session {
                     })??;
                 stream.set_nodelay(true)?;
                 let client = tcp::attach(stream);
-                Ok(Self { client, line: None, late_answer_max, asked: Instant::now() })
+                Ok(Self { client, line: None, late_answer_max, asked: Instant::now(), has_answered: false })
             }
             ModbusConnect::Rtu { port, line } => {
                 let stream = port::open(port, line).map_err(|error| io::Error::other(error.to_string()))?;
@@ -130,12 +132,17 @@ impl Session {
     pub fn on_line(wire: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, late_answer_max: Duration) -> Self {
         let line = Shared { wire: Arc::new(Mutex::new((Box::new(wire), 0))) };
         let client = rtu::attach(line.clone());
-        Self { client, line: Some(line), late_answer_max, asked: Instant::now() }
+        Self { client, line: Some(line), late_answer_max, asked: Instant::now(), has_answered: false }
     }
 
     /// Whether answers bear nothing that ties them to their request.
     pub fn is_serial(&self) -> bool {
         self.line.is_some()
+    }
+
+    /// Whether a loss now may be no more than a server that closes connections that were idle or have had their answer.
+    pub fn may_be_closed_in_good_order(&self) -> bool {
+        self.has_answered && !self.is_serial()
     }
 
     /// Sends one request and waits for its answer, which is checked for unit, function and length. After any error but
@@ -166,8 +173,14 @@ impl Session {
             }
             Ok(Err(tokio_modbus::Error::Transport(error))) => Err(AskError::Lost(error)),
             Ok(Err(tokio_modbus::Error::Protocol(error))) => Err(AskError::Frame(error.to_string())),
-            Ok(Ok(Err(exception))) => Err(AskError::Exception(exception.into())),
-            Ok(Ok(Ok(response))) => fitting(response, request),
+            Ok(Ok(Err(exception))) => {
+                self.has_answered = true;
+                Err(AskError::Exception(exception.into()))
+            }
+            Ok(Ok(Ok(response))) => {
+                self.has_answered = true;
+                fitting(response, request)
+            }
         }
     }
 

@@ -65,13 +65,26 @@ async fn lines_that_are_not_understood_are_counted_and_the_rest_is_read() {
     let format = Format::KeyValue { separator: ';', assign: '=', line_bytes_max: 64 };
     let task = tokio::spawn(run(sensor(link, format), outlet.clone()));
     until_up(&outlet, true).await;
-    plugged.write_all(b"hello\r\nweight_g=12.5;stable=true\r\n").unwrap();
+    // The first line may be taken for the rest of one.
+    plugged.write_all(b"\r\nhello\r\nweight_g=12.5;stable=true\r\n").unwrap();
     let reading = timeout(PATIENCE, readings.recv()).await.unwrap().unwrap().reading;
     let expected = [Field::new("weight_g", Value::Float(12.5)), Field::new("stable", Value::Bool(true))];
     assert_eq!(reading.fields, expected);
     assert_eq!(errors(&outlet, "malformed"), 1);
     outlet.stop.cancel();
     timeout(PATIENCE, task).await.unwrap().unwrap();
+}
+
+#[test]
+fn the_first_whole_line_bears_the_time_of_its_own_bytes() {
+    let format = Format::KeyValue { separator: ';', assign: '=', line_bytes_max: 64 };
+    let mut decoder = Decoder::new(&format);
+    let mut readings = Vec::new();
+    for (arrived, bytes) in [(10, &b"t=12"[..]), (20, b"5.3\nt=125.4"), (30, b"\nt=125.5\n")] {
+        decoder.push(bytes, arrived, &mut |at, fields| readings.push((at, fields)));
+    }
+    let expected = [(20, 125.4), (30, 125.5)].map(|(at, t)| (at, vec![Field::new("t", Value::Float(t))]));
+    assert_eq!(readings, expected);
 }
 
 #[test]

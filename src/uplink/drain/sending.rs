@@ -2,7 +2,7 @@
 
 use super::Drain;
 use crate::clock::boot_ns;
-use crate::kafka::{IN_FLIGHT_RECORDS_MAX, Outgoing, Producer, SendError};
+use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::Limit;
 use crate::uplink::delivery::Sent;
@@ -44,10 +44,11 @@ impl Drain<'_> {
 
     fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
         let (mut sent, mut bytes) = (0, 0);
+        let window = stream_window(&self.settings.kafka, self.outlets.len());
         while bytes < TURN_BYTES {
             let now_ns = boot_ns();
             let outlet = &mut self.outlets[place];
-            let room = outlet.lane.room(now_ns, IN_FLIGHT_RECORDS_MAX, self.settings.kafka.in_flight_bytes_max);
+            let room = outlet.lane.room(now_ns, window.records_max, window.bytes_max);
             if room == 0 || !self.read_ahead(place, room) {
                 break;
             }

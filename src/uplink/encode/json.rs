@@ -7,8 +7,8 @@ use crate::reading::json::Object;
 use crate::reading::{Lineage, Record, is_reserved};
 
 /// Appends the record to `out`. The record's own members come first, then the tags, then the fields in the order of
-/// the device. A field named like a tag or like one of the record's own members gets a trailing underscore, so that
-/// no member appears twice.
+/// the device. A field named like a tag or like one of the record's own members gets trailing underscores, as many as
+/// it takes that no member appears twice.
 pub fn encode_json(
     out: &mut Vec<u8>,
     stream: &str,
@@ -33,12 +33,19 @@ pub fn encode_json(
     for (name, text) in tags {
         object.text(name, text);
     }
+    let is_taken = |name: &str| is_reserved(name) || tags.contains_key(name);
+    let mut renamed: Vec<String> = Vec::new();
     for field in &record.fields {
-        if is_reserved(&field.name) || tags.contains_key(&*field.name) {
-            object.value(&format!("{}_", field.name), &field.value);
-        } else {
+        if !is_taken(&field.name) {
             object.value(&field.name, &field.value);
+            continue;
         }
+        let mut name = format!("{}_", field.name);
+        while is_taken(&name) || renamed.contains(&name) || record.fields.iter().any(|other| *other.name == *name) {
+            name.push('_');
+        }
+        object.value(&name, &field.value);
+        renamed.push(name);
     }
     object.end();
 }
@@ -101,5 +108,8 @@ mod tests {
         let tags = [("site".to_owned(), "north".to_owned())].into();
         let fields = vec![Field::new("seq", Value::Integer(-1)), Field::new("site", Value::Text("south".into()))];
         assert!(encoded(&record(fields), &tags).ends_with(r#""seq":48213,"site":"north","seq_":-1,"site_":"south"}"#));
+        let tags = [("a", "0"), ("a_", "1")].map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let fields = ["a", "a_", "a__"].map(|name| Field::new(name, Value::Null)).to_vec();
+        assert!(encoded(&record(fields), &tags).ends_with(r#""a":"0","a_":"1","a___":null,"a____":null,"a__":null}"#));
     }
 }
