@@ -56,6 +56,8 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
     let lock = Lock::take(dir)?;
     let queue_dir = dir.join("queue");
     std::fs::create_dir_all(&queue_dir).map_err(|error| OpenError::io("create", &queue_dir, error))?;
+    let free = disk::free_bytes(dir).map_err(|error| OpenError::io("ask for free space", dir, error))?;
+    disk::give_up_ballast_when_full(&queue_dir, free);
     let (mut state, mut state_value, continued) = StateStore::load(dir)?;
     let floor = if continued {
         0
@@ -64,7 +66,6 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
         let store = EpochStore::open(dir, disk::QUOTA_BYTES_MIN, metrics.clone(), None)?;
         store.run_max().map_or(0, |run| run + 1)
     };
-    let free = disk::free_bytes(dir).map_err(|error| OpenError::io("ask for free space", dir, error))?;
     state_value.quota_bytes = match (quota_bytes, state_value.quota_bytes) {
         (Some(configured), _) => configured.max(disk::QUOTA_BYTES_MIN),
         (None, 0) => disk::default_quota_bytes(free),
