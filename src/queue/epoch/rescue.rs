@@ -31,6 +31,8 @@ const NEWER_MARK: &str = "newer-blocks";
 pub(super) struct Frames {
     pub(super) blocks: Vec<SealedBlock>,
     newer: Vec<Vec<u8>>,
+    /// Frames beyond [`RESCUE_BYTES_MAX`].
+    left_out: u64,
 }
 
 pub(super) fn has_newer(epoch_dir: &Path) -> bool {
@@ -61,7 +63,11 @@ impl EpochStore {
             let disk_bytes = disk::used_bytes(&dir, &|_| false);
             self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
             self.next_number = number + 1;
-            if entries.is_none() {
+            // Marked by an older agent: what this one can read of it joins the index, and the mark goes.
+            let upgraded = entries.is_some() && has_newer(&self.epochs[&number].dir) && {
+                self.scan_epoch(number).is_ok_and(|frames| frames.newer.is_empty())
+            };
+            if entries.is_none() || upgraded {
                 self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
             }
         }
@@ -106,7 +112,11 @@ impl EpochStore {
         };
         scan::scan_file(&mut file, |_, found| {
             let (Found::Block { bytes: frame, .. } | Found::Newer { bytes: frame, .. }) = &found;
-            if bytes + frame.len() > RESCUE_BYTES_MAX || !seen.insert(frame_id(&found)) {
+            if !seen.insert(frame_id(&found)) {
+                return;
+            }
+            if bytes + frame.len() > RESCUE_BYTES_MAX {
+                frames.left_out += 1;
                 return;
             }
             bytes += frame.len();
@@ -127,6 +137,17 @@ impl EpochStore {
             Some(epoch) => (epoch.dir.clone(), epoch.generation + 1),
             None => return Ok(()),
         };
+        if frames.left_out > 0 {
+            let limit_bytes = RESCUE_BYTES_MAX;
+            tracing::error!(
+                epoch = number,
+                blocks = frames.left_out,
+                limit_bytes,
+                "epoch is too large to be rescued whole, it is set aside"
+            );
+            self.metrics.queue_blocks_lost.inc_by(frames.left_out);
+        }
+        let quarantine = quarantine || frames.left_out > 0;
         if frames.blocks.is_empty() && frames.newer.is_empty() {
             self.epochs.remove(&number);
             return if quarantine { self.quarantine(&old_dir) } else { Ok(disk::bury(&old_dir)?) };
@@ -166,6 +187,9 @@ impl EpochStore {
             let epoch = self.epochs.get(&number).context("epoch holds no block")?;
             return Database::open(&epoch.dir, SEGMENT_BYTES);
         };
+        if !frames.newer.is_empty() {
+            self.mark_newer(number)?;
+        }
         if frames.blocks.len() + frames.newer.len() >= expected.len()
             && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
             && expected.iter().all(|entry| is_whole(&mut database, entry))
@@ -184,8 +208,17 @@ impl EpochStore {
         Database::open(&epoch.dir, SEGMENT_BYTES)
     }
 
+    /// Marks an epoch as one that a newer agent has to read, so that it is not deleted as done.
+    pub(super) fn mark_newer(&self, number: u64) -> anyhow::Result<()> {
+        let Some(epoch) = self.epochs.get(&number).filter(|epoch| !has_newer(&epoch.dir)) else { return Ok(()) };
+        File::create(epoch.dir.join(NEWER_MARK)).and_then(|mark| mark.sync_all()).context("mark newer blocks")?;
+        disk::sync_dir(&epoch.dir).context("mark newer blocks")?;
+        tracing::warn!(epoch = number, "epoch holds blocks of a newer version, it is kept for a newer agent");
+        Ok(())
+    }
+
     /// Sets a damaged generation aside, where at most [`QUARANTINE_EPOCHS_MAX`] are kept.
-    fn quarantine(&self, dir: &Path) -> anyhow::Result<()> {
+    pub(super) fn quarantine(&self, dir: &Path) -> anyhow::Result<()> {
         let quarantine = self.queue_dir.join("quarantine");
         std::fs::create_dir_all(&quarantine)?;
         let mut kept: Vec<_> = std::fs::read_dir(&quarantine)?.flatten().map(|entry| entry.path()).collect();
@@ -193,7 +226,12 @@ impl EpochStore {
         for old in kept.iter().take((kept.len() + 1).saturating_sub(QUARANTINE_EPOCHS_MAX)) {
             std::fs::remove_dir_all(old)?;
         }
-        std::fs::rename(dir, quarantine.join(dir.file_name().context("epoch without a name")?))?;
+        let target = quarantine.join(dir.file_name().context("epoch without a name")?);
+        // A number may come again after a state directory was emptied in part; the later damage is of more interest.
+        if target.exists() {
+            std::fs::remove_dir_all(&target)?;
+        }
+        std::fs::rename(dir, target)?;
         disk::sync_dir(&quarantine)?;
         Ok(disk::sync_dir(&self.queue_dir)?)
     }
