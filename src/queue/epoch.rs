@@ -116,9 +116,9 @@ impl EpochStore {
         self.close_writer().map_err(failure("close epoch", &queue_dir))
     }
 
-    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor.
-    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)]) -> Vec<Lost> {
-        let mut chain = super::recovery::Chain::new(cursors);
+    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor, and that of the others.
+    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)], unnamed: Option<Position>) -> Vec<Lost> {
+        let mut chain = super::recovery::Chain::new(cursors, unnamed);
         let numbers: Vec<u64> = self.epochs.keys().copied().collect();
         for number in numbers {
             for entry in self.read_entries(number) {

@@ -32,6 +32,8 @@ pub struct Begun {
     /// The state, this run's number in it.
     pub state_value: State,
     dir: PathBuf,
+    /// The state was there and is this queue's.
+    continued: bool,
     lock: Lock,
     metrics: Arc<Metrics>,
 }
@@ -72,7 +74,7 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
         (None, chosen) => chosen,
     };
     state.begin_run(&mut state_value, floor)?;
-    Ok(Begun { state, state_value, dir: dir.to_owned(), lock, metrics })
+    Ok(Begun { state, state_value, dir: dir.to_owned(), continued, lock, metrics })
 }
 
 impl Begun {
@@ -81,9 +83,9 @@ impl Begun {
     /// # Errors
     /// When an epoch cannot be brought back for lack of space or by an I/O error; nothing is deleted then.
     pub fn recover(self) -> Result<Opened, OpenError> {
-        let Self { state, state_value, dir, lock, metrics } = self;
+        let Self { state, state_value, dir, continued, lock, metrics } = self;
         let mut store = EpochStore::open(&dir, state_value.quota_bytes, metrics, Some(lock))?;
-        let lost = store.lost(&state_value.cursors());
+        let lost = store.lost(&state_value.cursors(), continued.then_some(Position::ZERO));
         for range in &lost {
             tracing::error!(stream = %range.stream, after = ?range.after, through = %range.through, "records are lost");
         }
@@ -102,18 +104,22 @@ pub fn open(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Resu
 /// Follows each stream's blocks by their `prev_last`.
 pub(crate) struct Chain<'a> {
     cursors: &'a [(Name, Position)],
+    unnamed: Option<Position>,
     present: Vec<(Name, Position)>,
     pub(crate) lost: Vec<Lost>,
 }
 
 impl<'a> Chain<'a> {
-    pub(crate) fn new(cursors: &'a [(Name, Position)]) -> Self {
-        Self { cursors, present: Vec::new(), lost: Vec::new() }
+    /// `unnamed` is the cursor of streams that `cursors` does not name: the start where a state of this queue was
+    /// there to name them, `None` where nothing is known.
+    pub(crate) fn new(cursors: &'a [(Name, Position)], unnamed: Option<Position>) -> Self {
+        Self { cursors, unnamed, present: Vec::new(), lost: Vec::new() }
     }
 
     /// The next block, in the order of the epochs.
     pub(crate) fn follow(&mut self, entry: &Entry) {
         let cursor = self.cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
+        let cursor = cursor.or(self.unnamed);
         let at = self.present.iter().position(|(stream, _)| *stream == entry.stream);
         let after = at.map(|at| self.present[at].1);
         if let Some(through) = entry.prev_last.map(Position::from_packed)

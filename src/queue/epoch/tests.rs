@@ -84,7 +84,7 @@ fn blocks_of_several_streams_and_epochs_come_back_after_close_and_after_a_crash(
         assert_eq!(store.held(), held);
         assert_eq!(read_all(&mut store, "telemetry"), expected(200));
         assert_eq!(read_all(&mut store, "alarms"), expected(200));
-        assert!(store.lost(&[("telemetry".into(), Position::ZERO)]).is_empty());
+        assert!(store.lost(&[("telemetry".into(), Position::ZERO)], None).is_empty());
         for epoch in epoch_dirs(dir.path()) {
             let blobs = fs::read_dir(epoch.join("blobs")).map_or(0, Iterator::count);
             assert_eq!(blobs, 0, "sled made blob files in {}", epoch.display());
@@ -252,10 +252,13 @@ fn a_closed_epoch_that_is_damaged_later_gives_its_whole_blocks_and_reports_the_r
     let got = read_all(&mut store, "telemetry");
     assert_eq!(got.len() as u64, 19 * RECORDS);
     assert_eq!(store.metrics.queue_blocks_lost.get(), 1);
-    let lost = store.lost(&[("telemetry".into(), Position::ZERO)]);
+    let lost = store.lost(&[("telemetry".into(), Position::ZERO)], None);
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0].after, lost[0].through), (Some(blocks[2].header.last), blocks[3].header.last));
-    assert!(store.lost(&[("telemetry".into(), blocks[4].header.first)]).is_empty(), "below the cursor nothing is lost");
+    assert!(
+        store.lost(&[("telemetry".into(), blocks[4].header.first)], None).is_empty(),
+        "below the cursor nothing is lost"
+    );
     assert_eq!(fs::read_dir(dir.path().join("queue/quarantine")).unwrap().count(), 1);
 }
 
@@ -443,6 +446,6 @@ fn a_rewrite_keeps_what_is_not_done_whichever_step_a_crash_hits() {
         assert_eq!(epoch_dirs(dir.path()), [queue.join(writer::epoch_name(1, 1))]);
         assert_eq!(read_all(&mut store, "telemetry"), records_of(7));
         assert_eq!(read_all(&mut store, "alarms"), expected(8));
-        assert!(store.lost(&cursors).is_empty());
+        assert!(store.lost(&cursors, None).is_empty());
     }
 }
