@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,9 +15,10 @@ use anyhow::Context as _;
 use super::database::Database;
 use super::writer::{epoch_name, get_block, parse_name, tree_of};
 use super::{Epoch, EpochStore};
+use crate::metrics::ByKind;
 use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
-use crate::queue::scan::{self, Found};
+use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::{self, Entry};
 
 /// Old generations kept for a look at what happened.
@@ -105,12 +107,14 @@ impl EpochStore {
         let mut frames = Frames::default();
         let mut bytes = 0;
         let mut seen = std::collections::HashSet::new();
-        let mut file = match File::open(epoch.dir.join("db")) {
+        let file = match File::open(epoch.dir.join("db")) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(frames),
             Err(error) => return Err(error).context("open for raw scan"),
         };
-        scan::scan_file(&mut file, |_, found| {
+        let end = file.metadata().context("open for raw scan")?.len();
+        let mut past = PastBadSectors::new(|buffer: &mut [u8], at| file.read_at(buffer, at), end);
+        scan::scan_file(&mut past, |_, found| {
             let (Found::Block { bytes: frame, .. } | Found::Newer { bytes: frame, .. }) = &found;
             if !seen.insert(frame_id(&found)) {
                 return;
@@ -126,6 +130,10 @@ impl EpochStore {
             }
         })
         .context("raw scan")?;
+        if past.unreadable > 0 {
+            tracing::error!(epoch = number, pieces = past.unreadable, "the device cannot read parts of an epoch");
+            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(past.unreadable);
+        }
         // sled writes a log in order, but reuses segments: the order of blocks is by position.
         frames.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         Ok(frames)
