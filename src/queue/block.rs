@@ -46,6 +46,8 @@ const CODEC_MASK: u16 = 0b11;
 const CODEC_NONE: u16 = 0;
 const CODEC_LZ4: u16 = 1;
 const CODEC_ZSTD: u16 = 2;
+/// Key id and nonce of a version 1 header.
+const RESERVED: std::ops::Range<usize> = 100..128;
 const NO_POSITION: u64 = u64::MAX;
 const ZSTD_LEVEL: i32 = 3;
 
@@ -126,8 +128,9 @@ pub enum FrameError {
         /// What the bytes give.
         computed: u32,
     },
-    /// A whole frame of a version this agent does not know: to be set aside, not deleted.
-    #[error("block of version {version}, this agent reads up to {VERSION}")]
+    /// A whole frame of a version this agent does not know, or that uses what its version reserves: to be kept, not
+    /// deleted.
+    #[error("block of version {version} needs a newer agent, this one reads version {VERSION} without reserved fields")]
     Newer {
         /// Its version.
         version: u16,
@@ -233,11 +236,11 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
         return Err(FrameError::Nonsense("header is shorter than its fixed part"));
     }
     let stream_bytes = usize::from(bytes[26]);
+    if uses_reserved(bytes) {
+        return Err(FrameError::Newer { version, frame_bytes });
+    }
     if FIXED_BYTES + stream_bytes + usize::from(bytes[27]) != header_bytes {
         return Err(FrameError::Nonsense("names do not fill the header"));
-    }
-    if u32_at(bytes, 100) != 0 {
-        return Err(FrameError::Nonsense("body is encrypted, which version 1 does not do"));
     }
     let name = |range: std::ops::Range<usize>| {
         std::str::from_utf8(&bytes[range]).map(Name::from).map_err(|_| FrameError::Nonsense("name is not UTF-8"))
@@ -260,6 +263,12 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
         return Err(FrameError::Nonsense("positions of the header contradict each other"));
     }
     Ok((header, &bytes[header_bytes..frame_bytes]))
+}
+
+/// Whether a whole version 1 header uses what is reserved: a newer agent wrote it, it is not damage.
+fn uses_reserved(bytes: &[u8]) -> bool {
+    let flags = u16_at(bytes, 24);
+    flags & !CODEC_MASK != 0 || flags & CODEC_MASK > CODEC_ZSTD || bytes[RESERVED].iter().any(|byte| *byte != 0)
 }
 
 /// Checks magic, lengths and CRC, which are the same in every version; gives header and frame length.

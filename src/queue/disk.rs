@@ -106,6 +106,18 @@ pub(crate) fn remove_half_snapshots(database_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the ballast of `queue_dir` where less than its size is free: a start writes before the quota, and so the
+/// ballast's right size, is known. Opening the epochs makes it again.
+pub(crate) fn give_up_ballast_when_full(queue_dir: &Path, free_bytes: u64) {
+    let path = queue_dir.join("ballast");
+    if fs::metadata(&path).is_ok_and(|metadata| free_bytes < metadata.len()) {
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::warn!(free_bytes, "disk is full, ballast given up to start"),
+            Err(error) => tracing::warn!(error = %error, "disk is full, ballast cannot be given up"),
+        }
+    }
+}
+
 /// A preallocated file that is given up when the disk is full after all, because sled cannot even open a database on a
 /// full disk.
 #[derive(Debug)]
@@ -170,6 +182,17 @@ mod tests {
         assert!(used_bytes(dir.path(), &|_| false) >= before + (1 << 20));
         ballast.give_up();
         assert!(used_bytes(dir.path(), &|_| false) < before + (1 << 20));
+    }
+
+    #[test]
+    fn a_start_gives_the_ballast_up_only_on_a_full_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast::new(dir.path(), 1 << 20);
+        ballast.ensure().unwrap();
+        give_up_ballast_when_full(dir.path(), 1 << 20);
+        assert!(dir.path().join("ballast").exists());
+        give_up_ballast_when_full(dir.path(), (1 << 20) - 1);
+        assert!(!dir.path().join("ballast").exists());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! byte. An epoch of a few MiB with trees of eight blocks writes each block once, is deleted by removing a directory,
 //! and bounds what any damage can reach. See `docs/queue-format.md`.
 
+mod ahead;
 pub(crate) mod database;
 mod reclaim;
 mod rescue;
@@ -40,6 +41,14 @@ struct Epoch {
     disk_bytes: u64,
     /// Its database was compared with its raw bytes in this life of the agent.
     checked: bool,
+}
+
+/// What stands where an index says that a block is.
+enum Got {
+    Block(SealedBlock),
+    /// A block for a newer agent; its epoch is kept.
+    Newer,
+    Damaged,
 }
 
 /// Sealed blocks in epochs below `<state dir>/queue`. See [`BlockStore`].
@@ -107,9 +116,9 @@ impl EpochStore {
         self.close_writer().map_err(failure("close epoch", &queue_dir))
     }
 
-    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor.
-    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)]) -> Vec<Lost> {
-        let mut chain = super::recovery::Chain::new(cursors);
+    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor, and that of the others.
+    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)], unnamed: Option<Position>) -> Vec<Lost> {
+        let mut chain = super::recovery::Chain::new(cursors, unnamed);
         let numbers: Vec<u64> = self.epochs.keys().copied().collect();
         for number in numbers {
             for entry in self.read_entries(number) {
@@ -258,20 +267,20 @@ impl EpochStore {
         }
     }
 
-    fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Option<SealedBlock>> {
+    fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
         let value = match &mut self.writer {
             Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
             _ => get_block(self.reader(number)?, entry.key),
         }?;
         match value.as_deref().map(block::parse) {
             Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
-                Ok(Some(block))
+                Ok(Got::Block(block))
             }
-            Some(Err(FrameError::Newer { version, .. })) => {
-                tracing::warn!(version, epoch = number, "block of a newer version is left for a newer agent");
-                Ok(None)
+            Some(Err(FrameError::Newer { .. })) => {
+                self.mark_newer(number)?;
+                Ok(Got::Newer)
             }
-            _ => Ok(None),
+            _ => Ok(Got::Damaged),
         }
     }
 
@@ -332,24 +341,7 @@ impl BlockStore for EpochStore {
     }
 
     fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError> {
-        let holds = |epoch: &Epoch| epoch.totals.iter().any(|held| &*held.stream == stream && held.last >= at);
-        let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| holds(epoch)).map(|(n, _)| *n).collect();
-        for number in numbers {
-            for entry in self.find(number, stream, at).map_err(failure("read", &self.queue_dir))? {
-                match self.get(number, &entry) {
-                    Ok(Some(block)) => return Ok(Some(block)),
-                    Ok(None) => {
-                        self.metrics.queue_blocks_lost.inc();
-                        tracing::warn!(stream, epoch = number, first = %entry.first(), "block is damaged, skipped");
-                    }
-                    Err(error) => {
-                        self.readers.retain(|(of, _)| *of != number);
-                        return Err(failure("read", &self.queue_dir)(error));
-                    }
-                }
-            }
-        }
-        Ok(None)
+        self.read_next(stream, at).map_err(failure("read", &self.queue_dir))
     }
 
     fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {

@@ -32,6 +32,16 @@ pub enum OpenError {
         /// What this agent writes.
         known: &'static str,
     },
+    /// The durable state was written by a newer agent; going on without it would send records again or lose them.
+    #[error("newest state below {path} has version {found}, this agent reads version {known}: install a newer agent")]
+    StateVersion {
+        /// The directory of the queue.
+        path: PathBuf,
+        /// The state's version.
+        found: u16,
+        /// What this agent reads and writes.
+        known: u16,
+    },
     /// The file system failed.
     #[error("{what} failed for {path}")]
     Io {

@@ -140,7 +140,10 @@ impl Inspection {
     /// When a file that is there cannot be read.
     pub fn read_state(&self) -> Result<Option<State>, InspectError> {
         for _ in 0..STATE_TRIES {
-            let newest = state::newest(&self.queue_dir).map_err(|error| InspectError::io(&self.queue_dir, error))?;
+            let newest = state::newest(&self.queue_dir).map_err(|error| match error {
+                state::ReadError::Io(error) => InspectError::io(&self.queue_dir, error),
+                newer => InspectError::io(&self.queue_dir, std::io::Error::other(newer)),
+            })?;
             if newest.is_some() {
                 return Ok(newest);
             }

@@ -2,7 +2,7 @@
 //! `format` file that says which layout the directory has.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock, creating the directory where it is missing.
     pub(crate) fn take(dir: &Path) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|error| OpenError::io("create", dir, error))?;
+        create_durably(dir).map_err(|error| OpenError::io("create", dir, error))?;
         let path = dir.join("lock");
         let failed = |what| move |path: &Path, error: std::io::Error| OpenError::io(what, path, error);
         let mut file = OpenOptions::new()
@@ -44,11 +44,29 @@ impl Lock {
             }
             Err(error) => return Err(failed("lock")(&path, error.into())),
         }
-        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let pid = format!("{}\n", std::process::id());
+        // Over the old text first: on a full disk a file that was emptied may not get its block back.
+        let written = file.rewind().and_then(|()| file.write_all(pid.as_bytes()));
+        let written = written.and_then(|()| file.set_len(pid.len() as u64));
         written.map_err(|error| failed("write")(&path, error))?;
         check_format(dir)?;
         Ok(Self { _file: Arc::new(file) })
     }
+}
+
+/// Makes the directory with those above it, and their names durable.
+fn create_durably(dir: &Path) -> std::io::Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|above| !above.exists()).collect();
+    std::fs::create_dir_all(dir)?;
+    for made in missing {
+        // A relative path's first part lies in the working directory.
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        disk::sync_dir(parent.unwrap_or(Path::new(".")))?;
+        if parent.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn check_format(dir: &Path) -> Result<(), OpenError> {

@@ -32,6 +32,8 @@ pub struct Begun {
     /// The state, this run's number in it.
     pub state_value: State,
     dir: PathBuf,
+    /// The state was there and is this queue's.
+    continued: bool,
     lock: Lock,
     metrics: Arc<Metrics>,
 }
@@ -56,6 +58,8 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
     let lock = Lock::take(dir)?;
     let queue_dir = dir.join("queue");
     std::fs::create_dir_all(&queue_dir).map_err(|error| OpenError::io("create", &queue_dir, error))?;
+    let free = disk::free_bytes(dir).map_err(|error| OpenError::io("ask for free space", dir, error))?;
+    disk::give_up_ballast_when_full(&queue_dir, free);
     let (mut state, mut state_value, continued) = StateStore::load(dir)?;
     let floor = if continued {
         0
@@ -64,14 +68,13 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
         let store = EpochStore::open(dir, disk::QUOTA_BYTES_MIN, metrics.clone(), None)?;
         store.run_max().map_or(0, |run| run + 1)
     };
-    let free = disk::free_bytes(dir).map_err(|error| OpenError::io("ask for free space", dir, error))?;
     state_value.quota_bytes = match (quota_bytes, state_value.quota_bytes) {
         (Some(configured), _) => configured.max(disk::QUOTA_BYTES_MIN),
         (None, 0) => disk::default_quota_bytes(free),
         (None, chosen) => chosen,
     };
     state.begin_run(&mut state_value, floor)?;
-    Ok(Begun { state, state_value, dir: dir.to_owned(), lock, metrics })
+    Ok(Begun { state, state_value, dir: dir.to_owned(), continued, lock, metrics })
 }
 
 impl Begun {
@@ -87,9 +90,10 @@ impl Begun {
 
     /// The state, usable at once, and the blocks, whose recovery may have to be tried more than once.
     pub(super) fn split(self) -> (StateStore, State, Blocks) {
-        let Self { state, state_value, dir, lock, metrics } = self;
+        let Self { state, state_value, dir, continued, lock, metrics } = self;
         let (quota_bytes, cursors) = (state_value.quota_bytes, state_value.cursors());
-        (state, state_value, Blocks { dir, quota_bytes, cursors, lock, metrics })
+        let unnamed = continued.then_some(Position::ZERO);
+        (state, state_value, Blocks { dir, quota_bytes, cursors, unnamed, lock, metrics })
     }
 }
 
@@ -99,6 +103,8 @@ pub(super) struct Blocks {
     quota_bytes: u64,
     /// As the state had them at the start.
     cursors: Vec<(Name, Position)>,
+    /// The cursor of a stream the state does not name, where the state is this queue's.
+    unnamed: Option<Position>,
     lock: Lock,
     metrics: Arc<Metrics>,
 }
@@ -107,7 +113,7 @@ impl Blocks {
     /// See [`Begun::recover`].
     pub(super) fn recover(&self) -> Result<(EpochStore, Vec<Lost>), OpenError> {
         let mut store = self.open()?;
-        let lost = store.lost(&self.cursors);
+        let lost = store.lost(&self.cursors, self.unnamed);
         for range in &lost {
             tracing::error!(stream = %range.stream, after = ?range.after, through = %range.through, "records are lost");
         }
@@ -132,18 +138,22 @@ pub fn open(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Resu
 /// Follows each stream's blocks by their `prev_last`.
 pub(crate) struct Chain<'a> {
     cursors: &'a [(Name, Position)],
+    unnamed: Option<Position>,
     present: Vec<(Name, Position)>,
     pub(crate) lost: Vec<Lost>,
 }
 
 impl<'a> Chain<'a> {
-    pub(crate) fn new(cursors: &'a [(Name, Position)]) -> Self {
-        Self { cursors, present: Vec::new(), lost: Vec::new() }
+    /// `unnamed` is the cursor of streams that `cursors` does not name: the start where a state of this queue was
+    /// there to name them, `None` where nothing is known.
+    pub(crate) fn new(cursors: &'a [(Name, Position)], unnamed: Option<Position>) -> Self {
+        Self { cursors, unnamed, present: Vec::new(), lost: Vec::new() }
     }
 
     /// The next block, in the order of the epochs.
     pub(crate) fn follow(&mut self, entry: &Entry) {
         let cursor = self.cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
+        let cursor = cursor.or(self.unnamed);
         let at = self.present.iter().position(|(stream, _)| *stream == entry.stream);
         let after = at.map(|at| self.present[at].1);
         if let Some(through) = entry.prev_last.map(Position::from_packed)

@@ -5,6 +5,8 @@
 
 use std::io::Read;
 
+use rustix::io::Errno;
+
 use super::block::{self, FRAME_BYTES_MAX, FrameError, Header, MAGIC};
 
 /// What a scan finds.
@@ -68,6 +70,54 @@ pub fn scan_file(file: &mut impl Read, mut found: impl FnMut(u64, Found<'_>)) ->
     }
 }
 
+/// Bytes that are given up where a device cannot read them.
+const SECTOR_BYTES: u64 = 4096;
+
+/// Reads a file past what its device cannot read: zeros stand for it, so that a bad sector costs the blocks it holds
+/// and not all that follow.
+pub(crate) struct PastBadSectors<R> {
+    read_at: R,
+    at: u64,
+    end: u64,
+    /// Pieces of at most 4 KiB that could not be read.
+    pub(crate) unreadable: u64,
+}
+
+impl<R: FnMut(&mut [u8], u64) -> std::io::Result<usize>> PastBadSectors<R> {
+    /// Reads from the start up to `end`; `read_at` reads at an offset, as `FileExt::read_at` does.
+    pub(crate) fn new(read_at: R, end: u64) -> Self {
+        Self { read_at, at: 0, end, unreadable: 0 }
+    }
+}
+
+impl<R: FnMut(&mut [u8], u64) -> std::io::Result<usize>> Read for PastBadSectors<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.at >= self.end || buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut result = (self.read_at)(buffer, self.at);
+        if result.as_ref().is_err_and(is_bad_sector) {
+            let left = (SECTOR_BYTES - self.at % SECTOR_BYTES).min(self.end - self.at);
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = &mut buffer[..length];
+            result = (self.read_at)(piece, self.at);
+            if result.as_ref().is_err_and(is_bad_sector) {
+                piece.fill(0);
+                self.unreadable += 1;
+                result = Ok(length);
+            }
+        }
+        let read = result?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// What file systems say of data that the device or its checksum does not give back.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    [Errno::IO, Errno::BADMSG, Errno::UCLEAN].iter().any(|bad| error.raw_os_error() == Some(bad.raw_os_error()))
+}
+
 /// Handles the frame candidate at the start of `bytes`; gives how far to go on.
 fn step<'a>(offset: u64, bytes: &'a [u8], found: &mut impl FnMut(u64, Found<'a>)) -> usize {
     match block::parse_header(bytes) {
@@ -105,6 +155,35 @@ mod tests {
         let mut offsets = Vec::new();
         scan(bytes, |offset, _| offsets.push(offset));
         offsets
+    }
+
+    #[test]
+    fn a_bad_sector_costs_only_the_blocks_in_it() {
+        let block = sealed(&sample_records(40));
+        let mut bytes = Vec::new();
+        while bytes.len() < 300_000 {
+            bytes.extend_from_slice(&block.bytes);
+        }
+        let bad = 40_960..45_056;
+        let mut reader = PastBadSectors::new(
+            |buffer: &mut [u8], at| {
+                let at = at as usize;
+                let end = (at + buffer.len()).min(bytes.len());
+                if at < bad.end && end > bad.start {
+                    return Err(std::io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+                }
+                buffer[..end - at].copy_from_slice(&bytes[at..end]);
+                Ok(end - at)
+            },
+            bytes.len() as u64,
+        );
+        let mut found = Vec::new();
+        scan_file(&mut reader, |offset, _| found.push(offset)).unwrap();
+        assert!((1..=2).contains(&reader.unreadable), "{} pieces", reader.unreadable);
+        let length = block.bytes.len() as u64;
+        let whole = |at: &u64| at + length <= bad.start as u64 || *at >= bad.end as u64;
+        let expected: Vec<u64> = offsets(&bytes).into_iter().filter(whole).collect();
+        assert_eq!(found, expected);
     }
 
     proptest! {

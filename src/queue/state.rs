@@ -19,7 +19,9 @@ use crate::reading::{Name, Position};
 
 const MAGIC: [u8; 8] = *b"\xF1rbyStat";
 const VERSION: u16 = 1;
-const HEADER_BYTES: usize = 8 + 2 + 2 + 4;
+/// Magic, version, body length, generation, CRC: the same in every version.
+const HEADER_BYTES: usize = 8 + 2 + 2 + 8 + 4;
+const CRC_AT: usize = HEADER_BYTES - 4;
 /// Largest encoded state: below a quarter of its database's segment, so that sled makes no blob file of it.
 pub const STATE_BYTES_MAX: usize = 14 * 1024;
 const SEGMENT_BYTES: usize = 64 * 1024;
@@ -59,7 +61,8 @@ pub struct StreamState {
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Counts writes.
+    /// Counts writes. It stands in the header, where an agent of any version finds it.
+    #[serde(skip)]
     pub generation: u64,
     queue: [u8; 16],
     machine: [u8; 32],
@@ -128,7 +131,10 @@ impl StateStore {
         let queue_dir = dir.join("queue");
         let failed = |error| OpenError::io("read state", &queue_dir, error);
         let numbers = numbers(&queue_dir).map_err(failed)?;
-        let newest = newest(&queue_dir).map_err(failed)?;
+        let newest = newest(&queue_dir).map_err(|error| match error {
+            ReadError::Io(error) => failed(error),
+            ReadError::Version { found } => OpenError::StateVersion { path: queue_dir.clone(), found, known: VERSION },
+        })?;
         let run_file = read_run(&queue_dir);
         let next_number = numbers.iter().max().map_or(1, |last| last + 1);
         let store = Self { queue_dir, next_number, database: None, writes: 0 };
@@ -214,33 +220,68 @@ fn encode(state: &State) -> anyhow::Result<Vec<u8>> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&u16::try_from(body.len())?.to_le_bytes());
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&state.generation.to_le_bytes());
+    bytes.extend_from_slice(&checksum(&bytes, &body).to_le_bytes());
     bytes.extend_from_slice(&body);
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Option<State> {
-    let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
-    let version = u16::from_le_bytes([header[8], header[9]]);
-    let body = rest.get(..usize::from(u16::from_le_bytes([header[10], header[11]])))?;
-    let crc = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-    if !header.starts_with(&MAGIC) || version != VERSION || crc != crc32c::crc32c(body) {
+/// CRC32C of the header before it and of the body.
+fn checksum(header: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(header), body)
+}
+
+/// A whole state of whatever version.
+struct Whole {
+    generation: u64,
+    /// The state, or the version that this agent does not know.
+    state: Result<State, u16>,
+}
+
+fn decode(bytes: &[u8]) -> Option<Whole> {
+    if !bytes.starts_with(&MAGIC) {
         return None;
     }
-    postcard::from_bytes(body).ok()
+    let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
+    let (covered, crc) = header.split_at(CRC_AT);
+    let body = rest.get(..usize::from(u16::from_le_bytes([header[10], header[11]])))?;
+    if *crc != checksum(covered, body).to_le_bytes() {
+        return None;
+    }
+    let version = u16::from_le_bytes([header[8], header[9]]);
+    let generation = u64::from_le_bytes(*covered.last_chunk()?);
+    if version != VERSION {
+        return Some(Whole { generation, state: Err(version) });
+    }
+    let state = State { generation, ..postcard::from_bytes(body).ok()? };
+    Some(Whole { generation, state: Ok(state) })
+}
+
+/// Why the newest state cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The file system failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The newest whole state was written by an agent of another version; an older one must not take its place.
+    #[error("newest state has version {found}, this agent reads version {VERSION}")]
+    Version {
+        /// Its version.
+        found: u16,
+    },
 }
 
 /// The state of the highest generation that is whole, by raw scan of every state database below `queue_dir`.
-pub(crate) fn newest(queue_dir: &Path) -> std::io::Result<Option<State>> {
-    let mut newest: Option<State> = None;
+pub(crate) fn newest(queue_dir: &Path) -> Result<Option<State>, ReadError> {
+    let mut newest: Option<Whole> = None;
     for number in numbers(queue_dir)? {
         let found = scan_database(&queue_dir.join(format!("{DIR_PREFIX}{number}")))?;
-        newest = newest.into_iter().chain(found).max_by_key(|state| state.generation);
+        newest = newest.into_iter().chain(found).max_by_key(|whole| whole.generation);
     }
-    Ok(newest)
+    newest.map(|whole| whole.state.map_err(|found| ReadError::Version { found })).transpose()
 }
 
-fn scan_database(dir: &Path) -> std::io::Result<Option<State>> {
+fn scan_database(dir: &Path) -> std::io::Result<Option<Whole>> {
     let mut bytes = Vec::new();
     match File::open(dir.join("db")) {
         Ok(file) => file.take(DATABASE_BYTES_MAX).read_to_end(&mut bytes)?,
@@ -248,7 +289,7 @@ fn scan_database(dir: &Path) -> std::io::Result<Option<State>> {
         Err(error) => return Err(error),
     };
     let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte == MAGIC[0]).map(|(at, _)| at);
-    Ok(starts.filter_map(|at| decode(&bytes[at..])).max_by_key(|state| state.generation))
+    Ok(starts.filter_map(|at| decode(&bytes[at..])).max_by_key(|whole| whole.generation))
 }
 
 fn numbers(queue_dir: &Path) -> std::io::Result<Vec<u64>> {

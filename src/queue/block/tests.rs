@@ -89,6 +89,19 @@ fn a_newer_version_is_recognised_whole() {
 }
 
 #[test]
+fn reserved_bits_make_a_block_newer_not_damaged() {
+    // Codec 3, the flag of thinned records, the last flag, key id, nonce.
+    for (at, bits) in [(24, 0b11), (24, 0b100), (25, 0x80), (100, 1), (103, 1), (104, 1), (127, 1)] {
+        let mut block = sealed(&sample_records(3));
+        block.bytes[at] |= bits;
+        let sum = checksum(&block.bytes);
+        block.bytes[20..24].copy_from_slice(&sum.to_le_bytes());
+        let frame_bytes = block.bytes.len();
+        assert_eq!(parse(&block.bytes), Err(FrameError::Newer { version: 1, frame_bytes }), "offset {at}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_the_limit() {
     let mut state = 1u64;
     let mut noise = || {

@@ -3,7 +3,8 @@
 
 use anyhow::Context as _;
 
-use super::{Epoch, EpochStore, rescue};
+use super::ahead::Ahead;
+use super::{EpochStore, Got, rescue};
 use crate::queue::block;
 use crate::queue::store::{BlockStore, Held, OldestBlocks};
 use crate::queue::summary::Entry;
@@ -17,32 +18,25 @@ impl EpochStore {
         cursor: Position,
         bytes: u64,
     ) -> anyhow::Result<Option<OldestBlocks>> {
-        let holds = |epoch: &Epoch| epoch.totals.iter().any(|held| &*held.stream == stream && held.last >= cursor);
-        let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| holds(epoch)).map(|(n, _)| *n).collect();
-        for number in numbers {
-            let mut oldest: Option<OldestBlocks> = None;
-            for entry in self.find(number, stream, cursor)? {
-                if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes) {
-                    break;
-                }
-                // A group that failed half way may have left a block that was written once more.
-                let from = oldest.as_ref().map_or(cursor, |oldest| oldest.last.next());
-                if entry.last() < from {
-                    continue;
-                }
-                let records = self.records_from(number, &entry, from)?;
-                let first = from.max(entry.first());
-                let found =
-                    oldest.get_or_insert(OldestBlocks { epoch: number, first, last: first, records: 0, bytes: 0 });
-                found.last = entry.last();
-                found.records += records;
-                found.bytes += u64::from(entry.bytes);
+        let mut ahead = Ahead::new(self, stream, cursor);
+        let mut oldest: Option<OldestBlocks> = None;
+        while let Some((number, entry)) = ahead.next(self)? {
+            // A group that failed half way may have left a block that was written once more.
+            let from = oldest.as_ref().map_or(cursor, |oldest| oldest.last.next());
+            if entry.last() < from {
+                continue;
             }
-            if oldest.is_some() {
-                return Ok(oldest);
+            if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes || oldest.epoch != number) {
+                break;
             }
+            let records = self.records_from(number, &entry, from)?;
+            let first = from.max(entry.first());
+            let found = oldest.get_or_insert(OldestBlocks { epoch: number, first, last: first, records: 0, bytes: 0 });
+            found.last = entry.last();
+            found.records += records;
+            found.bytes += u64::from(entry.bytes);
         }
-        Ok(None)
+        Ok(oldest)
     }
 
     /// Records of a block at or after a position; it is read only where the position is inside.
@@ -50,8 +44,8 @@ impl EpochStore {
         if entry.first() >= from {
             return Ok(u64::from(entry.count));
         }
-        let block = self.get(number, entry)?;
-        let records = block.and_then(|block| block::open(&block).ok()).unwrap_or_default();
+        let Got::Block(block) = self.get(number, entry)? else { return Ok(0) };
+        let records = block::open(&block).unwrap_or_default();
         Ok(records.iter().filter(|record| record.position >= from).count() as u64)
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,9 +15,10 @@ use anyhow::Context as _;
 use super::database::Database;
 use super::writer::{epoch_name, get_block, parse_name, tree_of};
 use super::{Epoch, EpochStore};
+use crate::metrics::ByKind;
 use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
-use crate::queue::scan::{self, Found};
+use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::{self, Entry};
 
 /// Old generations kept for a look at what happened.
@@ -31,6 +33,8 @@ const NEWER_MARK: &str = "newer-blocks";
 pub(super) struct Frames {
     pub(super) blocks: Vec<SealedBlock>,
     newer: Vec<Vec<u8>>,
+    /// Frames beyond [`RESCUE_BYTES_MAX`].
+    left_out: u64,
 }
 
 pub(super) fn has_newer(epoch_dir: &Path) -> bool {
@@ -61,7 +65,11 @@ impl EpochStore {
             let disk_bytes = disk::used_bytes(&dir, &|_| false);
             self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
             self.next_number = number + 1;
-            if entries.is_none() {
+            // Marked by an older agent: what this one can read of it joins the index, and the mark goes.
+            let upgraded = entries.is_some() && has_newer(&self.epochs[&number].dir) && {
+                self.scan_epoch(number).is_ok_and(|frames| frames.newer.is_empty())
+            };
+            if entries.is_none() || upgraded {
                 self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
             }
         }
@@ -99,14 +107,20 @@ impl EpochStore {
         let mut frames = Frames::default();
         let mut bytes = 0;
         let mut seen = std::collections::HashSet::new();
-        let mut file = match File::open(epoch.dir.join("db")) {
+        let file = match File::open(epoch.dir.join("db")) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(frames),
             Err(error) => return Err(error).context("open for raw scan"),
         };
-        scan::scan_file(&mut file, |_, found| {
+        let end = file.metadata().context("open for raw scan")?.len();
+        let mut past = PastBadSectors::new(|buffer: &mut [u8], at| file.read_at(buffer, at), end);
+        scan::scan_file(&mut past, |_, found| {
             let (Found::Block { bytes: frame, .. } | Found::Newer { bytes: frame, .. }) = &found;
-            if bytes + frame.len() > RESCUE_BYTES_MAX || !seen.insert(frame_id(&found)) {
+            if !seen.insert(frame_id(&found)) {
+                return;
+            }
+            if bytes + frame.len() > RESCUE_BYTES_MAX {
+                frames.left_out += 1;
                 return;
             }
             bytes += frame.len();
@@ -116,6 +130,10 @@ impl EpochStore {
             }
         })
         .context("raw scan")?;
+        if past.unreadable > 0 {
+            tracing::error!(epoch = number, pieces = past.unreadable, "the device cannot read parts of an epoch");
+            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(past.unreadable);
+        }
         // sled writes a log in order, but reuses segments: the order of blocks is by position.
         frames.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         Ok(frames)
@@ -127,6 +145,17 @@ impl EpochStore {
             Some(epoch) => (epoch.dir.clone(), epoch.generation + 1),
             None => return Ok(()),
         };
+        if frames.left_out > 0 {
+            let limit_bytes = RESCUE_BYTES_MAX;
+            tracing::error!(
+                epoch = number,
+                blocks = frames.left_out,
+                limit_bytes,
+                "epoch is too large to be rescued whole, it is set aside"
+            );
+            self.metrics.queue_blocks_lost.inc_by(frames.left_out);
+        }
+        let quarantine = quarantine || frames.left_out > 0;
         if frames.blocks.is_empty() && frames.newer.is_empty() {
             self.epochs.remove(&number);
             return if quarantine { self.quarantine(&old_dir) } else { Ok(disk::bury(&old_dir)?) };
@@ -166,6 +195,9 @@ impl EpochStore {
             let epoch = self.epochs.get(&number).context("epoch holds no block")?;
             return Database::open(&epoch.dir, SEGMENT_BYTES);
         };
+        if !frames.newer.is_empty() {
+            self.mark_newer(number)?;
+        }
         if frames.blocks.len() + frames.newer.len() >= expected.len()
             && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
             && expected.iter().all(|entry| is_whole(&mut database, entry))
@@ -184,8 +216,17 @@ impl EpochStore {
         Database::open(&epoch.dir, SEGMENT_BYTES)
     }
 
+    /// Marks an epoch as one that a newer agent has to read, so that it is not deleted as done.
+    pub(super) fn mark_newer(&self, number: u64) -> anyhow::Result<()> {
+        let Some(epoch) = self.epochs.get(&number).filter(|epoch| !has_newer(&epoch.dir)) else { return Ok(()) };
+        File::create(epoch.dir.join(NEWER_MARK)).and_then(|mark| mark.sync_all()).context("mark newer blocks")?;
+        disk::sync_dir(&epoch.dir).context("mark newer blocks")?;
+        tracing::warn!(epoch = number, "epoch holds blocks of a newer version, it is kept for a newer agent");
+        Ok(())
+    }
+
     /// Sets a damaged generation aside, where at most [`QUARANTINE_EPOCHS_MAX`] are kept.
-    fn quarantine(&self, dir: &Path) -> anyhow::Result<()> {
+    pub(super) fn quarantine(&self, dir: &Path) -> anyhow::Result<()> {
         let quarantine = self.queue_dir.join("quarantine");
         std::fs::create_dir_all(&quarantine)?;
         let mut kept: Vec<_> = std::fs::read_dir(&quarantine)?.flatten().map(|entry| entry.path()).collect();
@@ -193,7 +234,12 @@ impl EpochStore {
         for old in kept.iter().take((kept.len() + 1).saturating_sub(QUARANTINE_EPOCHS_MAX)) {
             std::fs::remove_dir_all(old)?;
         }
-        std::fs::rename(dir, quarantine.join(dir.file_name().context("epoch without a name")?))?;
+        let target = quarantine.join(dir.file_name().context("epoch without a name")?);
+        // A number may come again after a state directory was emptied in part; the later damage is of more interest.
+        if target.exists() {
+            std::fs::remove_dir_all(&target)?;
+        }
+        std::fs::rename(dir, target)?;
         disk::sync_dir(&quarantine)?;
         Ok(disk::sync_dir(&self.queue_dir)?)
     }

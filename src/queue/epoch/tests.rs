@@ -84,7 +84,7 @@ fn blocks_of_several_streams_and_epochs_come_back_after_close_and_after_a_crash(
         assert_eq!(store.held(), held);
         assert_eq!(read_all(&mut store, "telemetry"), expected(200));
         assert_eq!(read_all(&mut store, "alarms"), expected(200));
-        assert!(store.lost(&[("telemetry".into(), Position::ZERO)]).is_empty());
+        assert!(store.lost(&[("telemetry".into(), Position::ZERO)], None).is_empty());
         for epoch in epoch_dirs(dir.path()) {
             let blobs = fs::read_dir(epoch.join("blobs")).map_or(0, Iterator::count);
             assert_eq!(blobs, 0, "sled made blob files in {}", epoch.display());
@@ -252,10 +252,13 @@ fn a_closed_epoch_that_is_damaged_later_gives_its_whole_blocks_and_reports_the_r
     let got = read_all(&mut store, "telemetry");
     assert_eq!(got.len() as u64, 19 * RECORDS);
     assert_eq!(store.metrics.queue_blocks_lost.get(), 1);
-    let lost = store.lost(&[("telemetry".into(), Position::ZERO)]);
+    let lost = store.lost(&[("telemetry".into(), Position::ZERO)], None);
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0].after, lost[0].through), (Some(blocks[2].header.last), blocks[3].header.last));
-    assert!(store.lost(&[("telemetry".into(), blocks[4].header.first)]).is_empty(), "below the cursor nothing is lost");
+    assert!(
+        store.lost(&[("telemetry".into(), blocks[4].header.first)], None).is_empty(),
+        "below the cursor nothing is lost"
+    );
     assert_eq!(fs::read_dir(dir.path().join("queue/quarantine")).unwrap().count(), 1);
 }
 
@@ -331,6 +334,74 @@ fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
     assert!(log.windows(newer.len()).any(|window| window == newer));
 }
 
+fn as_newer(block: &SealedBlock) -> Vec<u8> {
+    let mut newer = block.bytes.clone();
+    newer[8] = 2;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[24..]);
+    newer[20..24].copy_from_slice(&sum.to_le_bytes());
+    newer
+}
+
+#[test]
+fn a_closed_epoch_of_a_newer_agent_is_kept_and_read_after_the_upgrade() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    let blocks: Vec<SealedBlock> = (0..3).map(|n| block_of("telemetry", n)).collect();
+    let newer = as_newer(&blocks[1]);
+    let stored = [blocks[0].clone(), SealedBlock { bytes: newer.clone(), ..blocks[1].clone() }, blocks[2].clone()];
+    store.append(&stored).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let mut store = open_store(dir.path());
+    assert_eq!(read_all(&mut store, "telemetry"), [records_of(0), records_of(2)].concat());
+    assert_eq!(store.metrics.queue_blocks_lost.get(), 0, "newer is not lost");
+    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    let epochs = epoch_dirs(dir.path());
+    assert!(epochs.len() == 1 && epochs[0].join("newer-blocks").exists());
+    drop(store);
+    // What an upgrade does: the frame becomes readable. Same length, so its bytes are put in place.
+    let mut log = fs::read(epochs[0].join("db")).unwrap();
+    let at = log.windows(newer.len()).position(|window| window == newer).unwrap();
+    log[at..at + newer.len()].copy_from_slice(&blocks[1].bytes);
+    fs::write(epochs[0].join("db"), log).unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(read_all(&mut store, "telemetry"), expected(3));
+    assert!(!epoch_dirs(dir.path())[0].join("newer-blocks").exists());
+    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    assert!(epoch_dirs(dir.path()).is_empty());
+}
+
+#[test]
+fn blocks_come_by_position_whichever_epoch_holds_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    for group in [&[0, 4][..], &[1, 2, 3, 4], &[5]] {
+        let blocks: Vec<SealedBlock> = group.iter().map(|n| block_of("telemetry", *n)).collect();
+        store.append(&blocks).unwrap();
+        store.close_writer().unwrap();
+    }
+    assert_eq!(read_all(&mut store, "telemetry"), expected(6));
+    let oldest = |store: &mut EpochStore, at| store.oldest_of("telemetry", at, u64::MAX).unwrap().unwrap();
+    let first = oldest(&mut store, Position::new(1, 0));
+    assert_eq!((first.epoch, first.last, first.records), (1, Position::new(1, RECORDS - 1), RECORDS));
+    let second = oldest(&mut store, first.last.next());
+    assert_eq!((second.epoch, second.first, second.records), (2, first.last.next(), 3 * RECORDS));
+}
+
+#[test]
+fn a_damaged_epoch_is_set_aside_though_its_name_was_there_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let damaged = dir.path().join("queue").join(epoch_name(1, 0));
+    for content in ["first", "second"] {
+        fs::create_dir(&damaged).unwrap();
+        fs::write(damaged.join("db"), content).unwrap();
+        store.quarantine(&damaged).unwrap();
+    }
+    let kept = dir.path().join("queue/quarantine").join(epoch_name(1, 0));
+    assert_eq!(fs::read_to_string(kept.join("db")).unwrap(), "second");
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
@@ -375,6 +446,6 @@ fn a_rewrite_keeps_what_is_not_done_whichever_step_a_crash_hits() {
         assert_eq!(epoch_dirs(dir.path()), [queue.join(writer::epoch_name(1, 1))]);
         assert_eq!(read_all(&mut store, "telemetry"), records_of(7));
         assert_eq!(read_all(&mut store, "alarms"), expected(8));
-        assert!(store.lost(&cursors).is_empty());
+        assert!(store.lost(&cursors, None).is_empty());
     }
 }

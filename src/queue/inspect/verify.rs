@@ -64,7 +64,7 @@ pub struct Verdict {
 impl<'a> Verifier<'a> {
     /// Begins with each stream's cursor as it was when the look began ([`crate::queue::state::State::cursors`]).
     pub fn new(inspection: &'a Inspection, cursors: &'a [(Name, Position)]) -> Self {
-        Self { inspection, chain: Chain::new(cursors), findings: Vec::new(), more: 0 }
+        Self { inspection, chain: Chain::new(cursors, None), findings: Vec::new(), more: 0 }
     }
 
     /// Checks an epoch: decodes every block, compares with the summary, follows the chain.

@@ -32,3 +32,14 @@ fn without_state_and_run_file_the_blocks_say_which_runs_were_used() {
     assert!(opened.state_value.run > block_run);
     assert_eq!(opened.store.held()[0].records, 40);
 }
+
+#[test]
+fn of_a_stream_that_the_state_does_not_name_nothing_is_delivered() {
+    let block = block_of("telemetry", 1);
+    let entry = Entry::new(0, &block.header, block.bytes.len());
+    for (unnamed, lost) in [(Some(Position::ZERO), 1), (None, 0)] {
+        let mut chain = Chain::new(&[], unnamed);
+        chain.follow(&entry);
+        assert_eq!(chain.lost.len(), lost, "{unnamed:?}");
+    }
+}

@@ -101,3 +101,40 @@ fn boots_are_entered_once_and_bounded() {
     assert_eq!(state.boots.len(), BOOTS_MAX);
     assert!(postcard::to_stdvec(&state).unwrap().len() < STATE_BYTES_MAX);
 }
+
+#[test]
+fn a_state_of_a_newer_version_is_refused_by_name_and_left_alone() {
+    let dir = queue_dir();
+    let (mut store, mut state, _) = StateStore::load(dir.path()).unwrap();
+    state.streams = vec![stream_state(7)];
+    store.save(&mut state).unwrap();
+    // A newer agent's state: another body, one generation on, under the header that all versions share.
+    let mut newer = MAGIC.to_vec();
+    newer.extend_from_slice(&(VERSION + 1).to_le_bytes());
+    newer.extend_from_slice(&4u16.to_le_bytes());
+    newer.extend_from_slice(&(state.generation + 1).to_le_bytes());
+    newer.extend_from_slice(&checksum(&newer, b"body").to_le_bytes());
+    newer.extend_from_slice(b"body");
+    store.write(&newer).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let error = StateStore::load(dir.path()).err().unwrap();
+        assert!(matches!(error, OpenError::StateVersion { found: 2, known: VERSION, .. }), "{error}");
+    }
+    let log = std::fs::read(dir.path().join("queue/state-1/db")).unwrap();
+    assert!(log.windows(newer.len()).any(|window| window == newer));
+}
+
+#[test]
+fn an_older_state_of_a_newer_version_does_not_stand_in_the_way() {
+    let state = State { generation: 9, ..State::new([0; 32]) };
+    let mut older = encode(&State { generation: 8, ..state.clone() }).unwrap();
+    older[8] = 7;
+    let crc = checksum(&older[..CRC_AT], &older[HEADER_BYTES..]).to_le_bytes();
+    older[CRC_AT..HEADER_BYTES].copy_from_slice(&crc);
+    let dir = queue_dir();
+    let database = dir.path().join("queue/state-1");
+    std::fs::create_dir(&database).unwrap();
+    std::fs::write(database.join("db"), [encode(&state).unwrap(), older].concat()).unwrap();
+    assert_eq!(newest(&dir.path().join("queue")).unwrap(), Some(state));
+}
