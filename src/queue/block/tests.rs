@@ -48,7 +48,9 @@ pub(crate) fn context(compression: Compression) -> SealContext {
 #[ignore = "writes the sample; run by hand once per version"]
 fn write_sample() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/queue/block-v1.bin");
-    std::fs::write(path, sealed(&sample_records(20)).bytes).unwrap();
+    // A sample that could be written again would prove nothing: it is what an earlier build wrote.
+    let mut file = std::fs::File::create_new(path).unwrap();
+    std::io::Write::write_all(&mut file, &sealed(&sample_records(20)).bytes).unwrap();
 }
 
 pub(crate) fn sealed(records: &[Record]) -> SealedBlock {
