@@ -16,6 +16,7 @@ mod problem;
 mod reader;
 mod reference;
 mod resolved;
+mod sasl;
 mod secret;
 mod source;
 mod storage;

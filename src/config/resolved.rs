@@ -210,15 +210,34 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// SASL by user name and password.
+/// How the agent says who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sasl {
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    pub mechanism: String,
-    /// User name.
-    pub username: String,
-    /// Password, read from `password-file`.
-    pub password: Secret,
+pub enum Sasl {
+    /// By user name and password.
+    Password {
+        /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        mechanism: String,
+        /// User name.
+        username: String,
+        /// Password, read from `password-file`.
+        password: Secret,
+    },
+    /// By bearer token (`OAUTHBEARER`), fetched again before it expires.
+    Token {
+        /// Where tokens come from.
+        origin: TokenOrigin,
+        /// How long a token is used that does not say when it expires.
+        lifetime: Duration,
+    },
+}
+
+/// Where bearer tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenOrigin {
+    /// A file that something else renews.
+    File(PathBuf),
+    /// A program and its arguments, which prints a token.
+    Command(Vec<String>),
 }
 
 /// `[status]`

@@ -7,8 +7,10 @@ mod client;
 mod consumer;
 mod error;
 mod probe;
+mod quiet;
 mod settings;
 mod tls_files;
+mod token;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
