@@ -3,6 +3,7 @@
 //! No rdkafka type leaves this module, so that the client library can be changed without touching the drain.
 
 pub mod account;
+mod certificates;
 mod client;
 mod consumer;
 mod error;
@@ -12,10 +13,11 @@ mod settings;
 mod tls_files;
 mod token;
 
+pub use certificates::{Certificate, read_certificates};
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
 pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, stream_window};
 pub use settings::{Refusal, producer_properties};
-pub use tls_files::{Renewal, TlsFiles};
+pub use tls_files::{FirstToExpire, Renewal, TlsFiles, wall_s};

@@ -3,6 +3,7 @@
 //! The thread that sends is the only one that polls.
 
 mod sending;
+mod tls;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,18 +18,17 @@ use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
+use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Queue, StreamIndex};
 use crate::reading::{Lineage, Position, Record};
+use tls::TlsWatch;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for a push while nothing is in flight.
 const IDLE_MAX: Duration = Duration::from_millis(200);
-/// How often the TLS files are looked at.
-const TLS_LOOK_NS: u64 = 30_000_000_000;
 /// How long what is in flight may take to arrive before a client with renewed TLS files takes over.
 const WIND_DOWN_MAX_NS: u64 = 10_000_000_000;
 /// How long a client that stops is listened to.
@@ -61,8 +61,7 @@ struct Drain<'a> {
     payload: Vec<u8>,
     rebuild: Option<String>,
     watchdog: Watchdog,
-    tls_files: TlsFiles,
-    tls_looked_ns: u64,
+    tls: TlsWatch,
     /// The TLS files were renewed at this time, and the client is to be changed.
     renewed_ns: Option<u64>,
     peek_failed: bool,
@@ -95,7 +94,7 @@ pub fn run(
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
-    let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
+    let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let mut drain = Drain {
         settings,
         queue,
@@ -109,8 +108,7 @@ pub fn run(
         payload: Vec::new(),
         rebuild: None,
         watchdog,
-        tls_files,
-        tls_looked_ns: boot_ns(),
+        tls,
         renewed_ns: None,
         peek_failed: false,
     };
@@ -189,28 +187,6 @@ impl Drain<'_> {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
             self.last_reports(client);
         }
-    }
-
-    /// Takes up renewed certificates, keys and trust anchors once a client can be made of them.
-    fn look_at_tls_files(&mut self) {
-        let now_ns = boot_ns();
-        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
-            return;
-        }
-        self.tls_looked_ns = now_ns;
-        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
-            Renewal::None => return,
-            Renewal::Ready => {
-                tracing::info!("tls files were renewed, kafka client is changed");
-                self.renewed_ns = Some(now_ns);
-                "applied"
-            }
-            Renewal::Unusable(error) => {
-                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
-                "refused"
-            }
-        };
-        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
     }
 
     /// Gives up a client that is stuck; the queue has all that it held.
