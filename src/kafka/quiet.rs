@@ -1,13 +1,14 @@
 //! The context of clients that only ask and read: quiet, and able to log in by token.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::token::Tokens;
 use crate::config::Kafka;
@@ -20,6 +21,8 @@ const LOGIN_POLL: Duration = Duration::from_millis(20);
 pub(super) struct Quiet {
     tokens: Option<Tokens>,
     token_outcome: AtomicU8,
+    /// The last error of each kind, in the client's words.
+    errors: Mutex<Vec<(Code, String)>>,
 }
 
 const TOKEN_PENDING: u8 = 0;
@@ -28,7 +31,12 @@ const TOKEN_FAILED: u8 = 2;
 
 impl Quiet {
     pub(super) fn new(kafka: &Kafka) -> Self {
-        Self { tokens: Tokens::new(kafka), token_outcome: AtomicU8::new(TOKEN_PENDING) }
+        Self { tokens: Tokens::new(kafka), token_outcome: AtomicU8::new(TOKEN_PENDING), errors: Mutex::default() }
+    }
+
+    /// The last error of each kind that the client met by now.
+    pub(super) fn errors(&self) -> Vec<(Code, String)> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets a new client fetch its token: before that its questions would wait in vain, as they serve no callbacks.
@@ -51,6 +59,11 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        // One of each kind is enough, and there are not many kinds.
+        errors.retain(|(known, _)| *known != code);
+        errors.push((code, reason.to_owned()));
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {

@@ -50,6 +50,12 @@ impl Refusal {
     }
 }
 
+/// Largest batch that the producer makes, as configured.
+pub(crate) fn batch_bytes_max(kafka: &Kafka) -> u64 {
+    let written = kafka.properties.get("batch.size").and_then(|text| text.parse().ok());
+    written.unwrap_or(BATCH_BYTES_MAX as u64)
+}
+
 /// What one stream may have inside the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {

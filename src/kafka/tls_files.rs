@@ -5,10 +5,10 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::clock::wall_us;
 use crate::config::{Kafka, Tls};
 
 use super::Producer;
@@ -97,7 +97,7 @@ impl TlsFiles {
     /// Whether a client can be made of the files, and is not worse than the present one.
     fn usable(&self, kafka: &Kafka, streams: usize) -> Result<(), String> {
         Producer::check(kafka, streams).map_err(|error| error.to_string())?;
-        let now_s = wall_s();
+        let now_s = wall_us() / 1_000_000;
         match (our_expiry_s(&self.tls), self.in_use_until_s) {
             (Some(until_s), Some(in_use_until_s)) if until_s <= now_s && now_s < in_use_until_s => {
                 let ago_s = now_s - until_s;
@@ -125,12 +125,6 @@ impl TlsFiles {
         });
         files.collect()
     }
-}
-
-/// Seconds since 1970 UTC by this machine's clock.
-pub fn wall_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// When the first certificate of our chain expires; `None` where it cannot be said.

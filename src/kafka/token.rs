@@ -10,7 +10,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -165,8 +165,7 @@ fn expiry_ms(token: &str) -> Option<i64> {
 }
 
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    as_ms(since)
+    crate::clock::wall_us() / 1000
 }
 
 fn as_ms(length: Duration) -> i64 {

@@ -13,26 +13,41 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// One Kafka node.
 pub struct Kafka {
     dir: PathBuf,
+    settings: Vec<String>,
     pub bootstrap: String,
 }
 
 impl Kafka {
     /// Starts a node with the topics `telemetry` and `alarms`.
     pub fn start(dir: &Path) -> Self {
-        let dir = dir.join("kafka");
-        let mut node = Self { dir, bootstrap: String::new() };
+        let mut node = Self::prepare(dir, Vec::new());
         node.up();
         for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            output(script("kafka").arg("topic").arg(&node.dir).args([topic, partitions]));
+            node.topic(&[topic, partitions]);
         }
         node
+    }
+
+    /// A node with these settings (`NAME=VALUE`), not yet started.
+    pub fn prepare(dir: &Path, settings: Vec<String>) -> Self {
+        Self { dir: dir.join("kafka"), settings, bootstrap: String::new() }
+    }
+
+    /// Makes a topic: name, partitions, settings.
+    pub fn topic(&self, arguments: &[&str]) {
+        output(script("kafka").arg("topic").arg(&self.dir).args(arguments));
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Starts it again, with what it held, where it was.
     pub fn up(&mut self) {
         let mut up = script("kafka");
         // Tests that are killed leave no node behind.
-        up.arg("up").arg(&self.dir).arg("0").env("FOREBAY_TEST_PID", std::process::id().to_string());
+        up.arg("up").arg(&self.dir).arg("0").args(&self.settings);
+        up.env("FOREBAY_TEST_PID", std::process::id().to_string());
         self.bootstrap = output(&mut up).trim().to_owned();
     }
 
@@ -213,6 +228,6 @@ impl Drop for ModbusUnits {
 }
 
 /// A port that was free a moment ago, for servers that cannot choose one themselves.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

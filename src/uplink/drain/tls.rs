@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::Drain;
-use crate::clock::boot_ns;
+use crate::clock::{boot_ns, wall_us};
 use crate::config::Tls;
-use crate::kafka::{Certificate, Renewal, TlsFiles, wall_s};
+use crate::kafka::{Certificate, Renewal, TlsFiles};
 use crate::metrics::{ByFile, ByKind, Metrics};
 
 /// How often the file system is asked whether a file was touched.
@@ -56,7 +56,7 @@ impl Drain<'_> {
         if self.settings.kafka.tls.is_none() || !self.tls.is_due(now_ns) {
             return;
         }
-        self.tls.announced.look(&self.tls.files, wall_s(), &self.metrics);
+        self.tls.announced.look(&self.tls.files, wall_us() / 1_000_000, &self.metrics);
         let kind = match self.tls.files.look(&self.settings.kafka, self.outlets.len()) {
             Renewal::None => return,
             Renewal::Ready => {
