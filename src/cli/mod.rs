@@ -21,6 +21,7 @@ pub const EXIT_FAILURE: u8 = 1;
 const EXAMPLES: &str = "\
 Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
+  forebay check --online                              the same, then what would go wrong on the Kafka cluster
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
   forebay consume --config /etc/forebay/forebay.toml  what arrived in Kafka, and what is missing
   forebay queue status --dir /var/lib/forebay         what waits for Kafka, also while the agent runs
@@ -77,7 +78,10 @@ pub fn main() -> ExitCode {
             logging::start(logging::USUAL);
             run::run(&file.config)
         }
-        Command::Check(arguments) => check::run(&arguments),
+        Command::Check(arguments) => {
+            logging::start(logging::QUIET);
+            check::run(&arguments)
+        }
         Command::Consume(arguments) => {
             logging::start(logging::QUIET);
             consume::run(&arguments)

@@ -151,9 +151,10 @@ fn connect(client: &BaseConsumer<Quiet>, topic: &str) -> Result<(), Vec<String>>
         // Errors come as events, which only a poll serves.
         while client.poll(Duration::ZERO).is_some() {}
         let errors = client.context().errors();
+        let by_tls = errors.iter().any(|(_, text)| text.contains("SSL routines"));
         let met = |codes: &[Code]| errors.iter().any(|(code, _)| codes.contains(code));
-        let refused =
-            met(&[Code::SSL, Code::Authentication, Code::SaslAuthenticationFailed, Code::UnsupportedSASLMechanism]);
+        let refused = by_tls
+            || met(&[Code::SSL, Code::Authentication, Code::SaslAuthenticationFailed, Code::UnsupportedSASLMechanism]);
         let all_down = met(&[Code::AllBrokersDown]) && began.elapsed() > ALL_DOWN_MAX;
         if refused || all_down || began.elapsed() > CONNECT_MAX {
             let said = errors.into_iter().filter(|(code, _)| *code != Code::AllBrokersDown);

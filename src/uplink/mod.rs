@@ -9,6 +9,7 @@ mod drain;
 pub mod encode;
 mod health;
 mod lane;
+pub mod preflight;
 mod timestamp;
 mod watchdog;
 
