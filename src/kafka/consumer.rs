@@ -243,7 +243,9 @@ fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            Code::AllBrokersDown
+            // The client looks for the coordinator of the group whose name it insists on; nothing here needs one.
+            Code::GroupAuthorizationFailed
+                | Code::AllBrokersDown
                 | Code::BrokerTransportFailure
                 | Code::Resolve
                 | Code::OperationTimedOut

@@ -240,6 +240,31 @@ fn brokers_and_credentials() {
     refused("[mqtt]\nbroker = \"mqtt://b\"\ntopic = \"a/{x}\"", &[("3:9: mqtt.topic", &["{x}"])]);
     let kafka = "[kafka]\nbrokers = [\"k:1\"]\n";
     refused(&format!("{kafka}tls = {{ cert = \"c\" }}"), &[("3:16: kafka.tls.cert", &["without key"])]);
+    let sasl = |keys: &str| format!("{kafka}sasl = {{ {keys} }}");
+    refused(&sasl("mechanism = \"OAUTHBEARER\""), &[("3:8: kafka.sasl.token-file", &["missing", "token-command"])]);
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", token-command = [\"c\"]"),
+        &[("3:70: kafka.sasl.token-command", &["token-file is written too"])],
+    );
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", username = \"u\", token-lifetime = \"1s\""),
+        &[
+            ("3:65: kafka.sasl.username", &["no meaning", "OAUTHBEARER"]),
+            ("3:87: kafka.sasl.token-lifetime", &["\"1s\" is out of range", "10s to"]),
+        ],
+    );
+    refused(
+        &sasl("mechanism = \"SCRAM-SHA-256\", username = \"u\", password-file = \"p\", token-file = \"t\""),
+        &[("3:87: kafka.sasl.token-file", &["no meaning", "SCRAM-SHA-256"])],
+    );
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-command = []"),
+        &[("3:52: kafka.sasl.token-command", &["0 elements"])],
+    );
+    refused(
+        &sasl("mechanism = \"PLAIN\", password-file = \"p\""),
+        &[("3:8: kafka.sasl.username", &["missing", "PLAIN"])],
+    );
     refused(
         &format!("{kafka}sasl = {{ mechanism = \"PLAIN\", username = \"u\" }}"),
         &[("3:8: kafka.sasl.password-file", &["missing"])],

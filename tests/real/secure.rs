@@ -4,4 +4,6 @@ mod acls;
 mod authority;
 mod cluster;
 mod logins;
+mod online;
 mod rotations;
+mod stage;
