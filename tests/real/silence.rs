@@ -19,7 +19,7 @@ impl Silence {
     fn of(port: &str) -> Self {
         let rules = format!(
             "table inet forebay_test {{ chain cut {{ type filter hook output priority 0; \
-             tcp dport {port} drop; tcp sport {port} drop; }} }}"
+             tcp dport {port} drop; tcp sport {port} drop; }}; }}"
         );
         output(tool("nft", "nftables").arg(rules));
         Self
