@@ -21,8 +21,8 @@ const READ_MAX: Duration = Duration::from_secs(30);
 pub struct Scene {
     name: &'static str,
     pub kafka: Kafka,
-    /// The lines of `[kafka]` that say where it is and how to log in.
-    pub uplink: String,
+    /// The lines of `[kafka]` that say where it is and how to log in; none: as the node's open listener wants it.
+    pub uplink: Option<String>,
     dir: tempfile::TempDir,
     lives: u32,
     promises: Vec<StreamNow>,
@@ -31,15 +31,19 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(name: &'static str) -> Self {
+        Self::with(name, Kafka::start)
+    }
+
+    /// With a Kafka of the scenario's own.
+    pub fn with(name: &'static str, start: impl FnOnce(&Path) -> Kafka) -> Self {
         let dir = tempfile::Builder::new().prefix("forebay-real-").tempdir().unwrap();
-        let kafka = Kafka::start(dir.path());
-        let uplink = format!("brokers = [\"{}\"]", kafka.bootstrap);
-        Self::with(name, dir, kafka, uplink)
+        let kafka = start(dir.path());
+        Self { name, kafka, uplink: None, dir, lives: 0, promises: Vec::new(), began: Instant::now() }
     }
 
     /// A gateway in `dir` that logs in as `uplink` says.
-    pub fn with(name: &'static str, dir: tempfile::TempDir, kafka: Kafka, uplink: String) -> Self {
-        Self { name, kafka, uplink, dir, lives: 0, promises: Vec::new(), began: Instant::now() }
+    pub fn logging_in(name: &'static str, dir: tempfile::TempDir, kafka: Kafka, uplink: String) -> Self {
+        Self { name, kafka, uplink: Some(uplink), dir, lives: 0, promises: Vec::new(), began: Instant::now() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -76,11 +80,16 @@ in-flight-bytes = "256 KiB"
 listen = "127.0.0.1:0"
 "#,
             state = self.dir().join("state").display(),
-            uplink = self.uplink,
+            uplink = self.uplink.clone().unwrap_or_else(|| self.open_listener()),
         );
         let file = self.dir().join("forebay.toml");
         std::fs::write(&file, text).unwrap();
         file
+    }
+
+    fn open_listener(&self) -> String {
+        let brokers: Vec<String> = self.kafka.bootstrap.split(',').map(|broker| format!("{broker:?}")).collect();
+        format!("brokers = [{}]", brokers.join(", "))
     }
 
     /// Starts the agent on the configuration written last.
@@ -161,10 +170,10 @@ listen = "127.0.0.1:0"
 
     fn read_with_the_product(&self, topic: &str, account: &mut Account) {
         // By the node's open listener: a gateway may have no right to read.
-        let text = format!("[kafka]\nbrokers = [\"{}\"]\n", self.kafka.bootstrap);
-        let config =
-            forebay::config::parse(&text, Path::new("reader.toml")).unwrap_or_else(|errors| panic!("{errors}"));
-        let consumer = Consumer::open(&config.config.kafka.unwrap(), topic, READ_MAX).unwrap();
+        let text = format!("[kafka]\n{}\n", self.open_listener());
+        let parsed = forebay::config::parse(&text, Path::new("reader.toml"));
+        let config = parsed.unwrap_or_else(|errors| panic!("{errors}")).config;
+        let consumer = Consumer::open(&config.kafka.unwrap(), topic, READ_MAX).unwrap();
         let high: i64 = consumer.watermarks(READ_MAX).unwrap().iter().map(|(_, high)| high).sum();
         for _ in 0..high {
             let poll = || consumer.poll(Duration::from_millis(100)).unwrap();

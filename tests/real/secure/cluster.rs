@@ -50,7 +50,7 @@ impl Cluster {
 
     /// kafka-acls.sh.
     pub fn acls(&self, arguments: &[impl AsRef<std::ffi::OsStr>]) {
-        output(script("kafka").arg("acls").arg(&self.node).args(arguments));
+        output(script("kafka").arg("admin").arg(&self.node).arg("AclCommand").args(arguments));
     }
 
     /// What the node shows and whom it trusts from its next start on.

@@ -44,7 +44,7 @@ fn every_login_delivers(stage: &mut Stage) {
 
 fn strangers_are_refused(stage: &mut Stage) {
     stage.by_certificate("gateway");
-    stage.scene.uplink = stage.scene.uplink.replace("localhost", "127.0.0.1");
+    stage.scene.uplink = stage.scene.uplink.take().map(|uplink| uplink.replace("localhost", "127.0.0.1"));
     stage.is_refused("a node of another name", "certificate verify failed");
     stage.by_certificate("expired");
     // Java's word for a certificate whose end lies before its beginning; what is wrong, the agent's log says itself.

@@ -27,7 +27,7 @@ const GOOD_STREAM: &str = "[[stream]]\nname = \"telemetry\"\ntopic = \"alarms\"\
 /// Runs the command; gives its exit code and its findings as `severity topic about`.
 fn check(stage: &Stage, streams: &str) -> (Option<i32>, Vec<String>) {
     let file = stage.scene.dir().join("check.toml");
-    let uplink = &stage.scene.uplink;
+    let uplink = stage.scene.uplink.as_deref().unwrap_or_default();
     std::fs::write(&file, format!("[gateway]\nid = \"gateway-1\"\n{streams}\n[kafka]\n{uplink}\n")).unwrap();
     let done = forebay().args(["check", "--online", "--json", "--config"]).arg(&file).output().unwrap();
     let printed: Value = serde_json::from_slice(&done.stdout)

@@ -84,7 +84,7 @@ fn under_load() {
     let files = Files::new(dir.path(), &contents(&cluster, 0, &[0], 0));
     let tls = ["ca", "cert", "key"].map(|name| format!("{name} = \"tls/current/{name}.pem\"")).join(", ");
     let uplink = format!("brokers = [\"{}\"]\ntls = {{ {tls} }}", cluster.by_certificate);
-    let mut scene = Scene::with("secure::rotations", dir, kafka, uplink);
+    let mut scene = Scene::logging_in("secure::rotations", dir, kafka, uplink);
     scene.configure(FLEET, None);
     let agent = scene.agent();
     wait_until_up(&agent, &["fleet"]);

@@ -38,7 +38,7 @@ impl Stage {
         std::fs::write(dir.path().join("ca.pem"), cluster.authorities[0].pem()).unwrap();
         std::fs::write(dir.path().join("password"), PASSWORD).unwrap();
         std::fs::write(dir.path().join("token"), token("gateway-1", 600)).unwrap();
-        Self { cluster, scene: Scene::with(name, dir, kafka, String::new()) }
+        Self { cluster, scene: Scene::logging_in(name, dir, kafka, String::new()) }
     }
 
     /// A certificate of this name in the files `NAME.pem` and `NAME.key`, valid so many days.
@@ -50,12 +50,12 @@ impl Stage {
 
     pub fn by_certificate(&mut self, file: &str) {
         let tls = format!("tls = {{ ca = \"ca.pem\", cert = \"{file}.pem\", key = \"{file}.key\" }}");
-        self.scene.uplink = format!("brokers = [\"{}\"]\n{tls}", self.cluster.by_certificate);
+        self.scene.uplink = Some(format!("brokers = [\"{}\"]\n{tls}", self.cluster.by_certificate));
     }
 
     pub fn by_login(&mut self, sasl: &str) {
         let tls = "tls = { ca = \"ca.pem\" }";
-        self.scene.uplink = format!("brokers = [\"{}\"]\n{tls}\nsasl = {{ {sasl} }}", self.cluster.by_login);
+        self.scene.uplink = Some(format!("brokers = [\"{}\"]\n{tls}\nsasl = {{ {sasl} }}", self.cluster.by_login));
     }
 
     /// The agent on these sources and the login set last.
