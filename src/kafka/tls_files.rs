@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn an_expired_certificate_takes_the_place_of_no_valid_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let [cert, key] = ["gateway.pem", "gateway.key"].map(|name| dir.path().join(name));
+        let data = |name: &str| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/").to_owned() + name;
+        let put = |name: &str| std::fs::copy(data(name), &cert).unwrap();
+        std::fs::copy(data("gateway.key"), &key).unwrap();
+        put("gateway-1.pem");
+        let tls = Tls { ca: Some(data("ca-1.pem").into()), cert: Some(cert.clone()), key: Some(key) };
+        let kafka = Kafka { tls: Some(tls), ..kafka("".into()) };
+        let mut files = TlsFiles::new(kafka.tls.as_ref());
+        put("gateway-expired.pem");
+        let Renewal::Unusable(reason) = files.look(&kafka, 1) else { panic!("an expired one was taken") };
+        assert!(reason.contains("expired") && reason.contains("the old one has not"), "{reason}");
+        put("gateway-2.pem");
+        assert_eq!(files.look(&kafka, 1), Renewal::Ready);
+
+        put("gateway-expired.pem");
+        let mut files = TlsFiles::new(kafka.tls.as_ref());
+        put("gateway-1.pem");
+        assert_eq!(files.look(&kafka, 1), Renewal::Ready, "the one in use has expired");
+    }
+
+    #[test]
     fn without_tls_there_is_nothing_to_renew() {
         let mut kafka = kafka("/nowhere".into());
         kafka.tls = None;
