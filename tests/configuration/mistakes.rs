@@ -244,22 +244,22 @@ fn brokers_and_credentials() {
     refused(&sasl("mechanism = \"OAUTHBEARER\""), &[("3:8: kafka.sasl.token-file", &["missing", "token-command"])]);
     refused(
         &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", token-command = [\"c\"]"),
-        &[("3:70: kafka.sasl.token-command", &["token-file is written too"])],
+        &[("3:71: kafka.sasl.token-command", &["token-file is written too"])],
     );
     refused(
         &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", username = \"u\", token-lifetime = \"1s\""),
         &[
-            ("3:65: kafka.sasl.username", &["no meaning", "OAUTHBEARER"]),
-            ("3:87: kafka.sasl.token-lifetime", &["\"1s\" is out of range", "10s to"]),
+            ("3:66: kafka.sasl.username", &["no meaning", "OAUTHBEARER"]),
+            ("3:88: kafka.sasl.token-lifetime", &["\"1s\" is out of range", "10s to"]),
         ],
     );
     refused(
         &sasl("mechanism = \"SCRAM-SHA-256\", username = \"u\", password-file = \"p\", token-file = \"t\""),
-        &[("3:87: kafka.sasl.token-file", &["no meaning", "SCRAM-SHA-256"])],
+        &[("3:89: kafka.sasl.token-file", &["no meaning", "SCRAM-SHA-256"])],
     );
     refused(
         &sasl("mechanism = \"OAUTHBEARER\", token-command = []"),
-        &[("3:52: kafka.sasl.token-command", &["0 elements"])],
+        &[("3:53: kafka.sasl.token-command", &["0 elements"])],
     );
     refused(
         &sasl("mechanism = \"PLAIN\", password-file = \"p\""),
