@@ -8,6 +8,7 @@ mod ahead;
 pub(crate) mod database;
 mod reclaim;
 mod rescue;
+mod thinning;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Held, OldestBlocks, StoreError};
+use super::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
@@ -38,6 +39,8 @@ struct Epoch {
     generation: u32,
     dir: PathBuf,
     totals: Vec<Held>,
+    blocks: u32,
+    courses: Vec<thinning::Course>,
     disk_bytes: u64,
     /// Its database was compared with its raw bytes in this life of the agent.
     checked: bool,
@@ -179,7 +182,7 @@ impl EpochStore {
         let database = Database::open(&dir, SEGMENT_BYTES)?;
         // Never used again, also if the first append fails.
         self.next_number += 1;
-        self.epochs.insert(number, Epoch { generation: 0, dir, totals: Vec::new(), disk_bytes: 0, checked: true });
+        self.epochs.insert(number, Epoch::new(0, &dir, &[], true));
         self.writer = Some(Writer { number, database, entries: Vec::new(), bytes: 0, new: true });
         Ok(())
     }
@@ -193,8 +196,7 @@ impl EpochStore {
             Ok(summary::write(dir, &writer.entries)?)
         });
         if let Some(epoch) = self.epochs.get_mut(&number) {
-            epoch.totals = summary::totals(&writer.entries);
-            epoch.disk_bytes = disk::used_bytes(&epoch.dir, &|_| false);
+            *epoch = Epoch::new(epoch.generation, &epoch.dir, &writer.entries, true);
         }
         if closed.is_err() {
             self.writer = Some(writer);
@@ -357,6 +359,20 @@ impl BlockStore for EpochStore {
 
     fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
         self.reclaim_emptiest(cursors, percent).map_err(failure("rewrite epoch", &self.queue_dir))
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        self.stream_epochs(stream)
+    }
+
+    fn rewrite_stream(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        cursors: &[(Name, Position)],
+        replace: &mut Replace<'_>,
+    ) -> Result<bool, StoreError> {
+        self.replace_stream(stream, epochs, cursors, replace).map_err(failure("rewrite epochs", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

@@ -68,6 +68,54 @@ pub struct Held {
     pub oldest: (u32, Duration),
 }
 
+/// What one epoch holds of a stream, as the planning of a rewrite needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEpoch {
+    /// Number of the epoch.
+    pub number: u64,
+    /// First position of the stream in it.
+    pub first: Position,
+    /// Last position of the stream in it.
+    pub last: Position,
+    /// Records of the stream.
+    pub records: u64,
+    /// Boot index and boot time of its oldest record.
+    pub oldest: (u32, Duration),
+    /// Boot index and boot time of the oldest record of its newest block.
+    pub newest: (u32, Duration),
+    /// Boot time from block to block, where both are of one boot, added up.
+    pub covered: Duration,
+    /// The last pass of thinning that the stream has seen here; 0: none.
+    pub pass: u32,
+    /// Bytes of all blocks of the epoch, of whatever stream.
+    pub epoch_bytes: u64,
+    /// Blocks of the epoch, of whatever stream.
+    pub epoch_blocks: u32,
+    /// It is not being written, and all that is in it can be read.
+    pub rewritable: bool,
+}
+
+/// The epochs that hold something of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamEpochs {
+    /// In the order of their numbers.
+    pub epochs: Vec<StreamEpoch>,
+    /// Most bytes of blocks that are put into one epoch.
+    pub bytes_max: u64,
+}
+
+/// What takes the place of a stream's blocks.
+#[derive(Debug)]
+pub struct Replacement {
+    /// The pass of thinning that they have seen now.
+    pub pass: u32,
+    /// The blocks, with the last position that was there before.
+    pub blocks: Vec<SealedBlock>,
+}
+
+/// Makes blocks of blocks, which are ordered by their first positions.
+pub type Replace<'a> = dyn FnMut(&[SealedBlock]) -> anyhow::Result<Replacement> + 'a;
+
 /// Keeps sealed blocks of all streams. Driven by one thread.
 pub trait BlockStore: Send {
     /// Appends blocks and makes them durable, all in one group: when this returns, a power cut does not take them.
@@ -104,6 +152,30 @@ pub trait BlockStore: Send {
     /// # Errors
     /// When the engine or the file system fails; the epoch is then as it was.
     fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError>;
+
+    /// What each epoch holds of `stream`; nothing where the store cannot rewrite.
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        let _ = stream;
+        StreamEpochs::default()
+    }
+
+    /// Puts what `replace` makes of the stream's blocks in these epochs in their place, and the epochs, of which none
+    /// that holds the stream is left out between two of them, into the one with the lowest number; the other streams'
+    /// blocks stay as they are, but for those wholly below their stream's cursor. All of that or nothing, also after a
+    /// crash. Says whether it was done: where too little would be gained, only the pass is kept in mind.
+    ///
+    /// # Errors
+    /// When `replace` fails, the engine or the file system; the epochs are then as they were.
+    fn rewrite_stream(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        cursors: &[(Name, Position)],
+        replace: &mut Replace<'_>,
+    ) -> Result<bool, StoreError> {
+        let _ = (stream, epochs, cursors, replace);
+        Ok(false)
+    }
 
     /// What is held, per stream.
     fn held(&self) -> Vec<Held>;

@@ -2,6 +2,7 @@
 //! marks of what was removed. No lock, no I/O, no clock of its own.
 
 mod hand_out;
+mod thinning;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub(super) struct StreamState {
     marks_durable: Vec<(Position, u64)>,
     /// Highest position handed to the uplink in this run.
     handed_through: Option<Position>,
+    /// End of the last block that was read for the uplink in this run.
+    fetched_through: Option<Position>,
     handed: VecDeque<Handed>,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
@@ -131,6 +134,7 @@ impl StreamState {
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
             handed_through: None,
+            fetched_through: None,
             handed: VecDeque::new(),
             decoded: None,
             safe: watch::Sender::new(None),
@@ -316,13 +320,7 @@ impl StreamState {
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
         let cursor = self.lanes.cursor();
-        let done = if cursor > held.last {
-            held.records
-        } else if cursor.run() == held.first.run() {
-            cursor.seq().saturating_sub(held.first.seq()).min(held.records)
-        } else {
-            0
-        };
+        let done = thinning::records_done(held, cursor);
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
             last: Some(held.last),

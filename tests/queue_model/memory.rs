@@ -8,9 +8,11 @@ use forebay::config::{Compression, Durability, Retention, Stream};
 use forebay::metrics::Metrics;
 use forebay::queue::block::SealedBlock;
 use forebay::queue::lane::Lanes;
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
+
+use super::yardstick::{put_together, stream_epoch};
 
 /// Blocks of one epoch of the double.
 const EPOCH_BLOCKS: usize = 3;
@@ -33,6 +35,8 @@ pub struct Platter {
     pub filled_by_others: bool,
     /// There is no room to rewrite an epoch.
     pub failing_reclaims: bool,
+    /// The pass of thinning that the epoch has seen in which the stream begins there.
+    passes: Vec<(Name, Position, u32)>,
     /// Appends wait while this is set.
     pub stalled: bool,
     /// Opening waits while this is set.
@@ -182,6 +186,53 @@ impl BlockStore for MemoryStore {
             epoch.retain(|block| !is_done(block, cursors));
             platter.epochs.retain(|epoch| !epoch.is_empty());
             Ok(true)
+        })
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        self.0.with(|platter| {
+            let writing = platter.epochs.len().saturating_sub(1);
+            let epochs = platter.epochs.iter().enumerate().filter_map(|(number, blocks)| {
+                let headers = blocks.iter().map(|block| (&block.header, block.bytes.len()));
+                let mut epoch = stream_epoch(number as u64, headers, stream, &[], number < writing)?;
+                let seen = |(name, first, _): &&(Name, Position, u32)| &**name == stream && *first == epoch.first;
+                epoch.pass = platter.passes.iter().find(seen).map_or(0, |(_, _, pass)| *pass);
+                Some(epoch)
+            });
+            StreamEpochs { epochs: epochs.collect(), bytes_max: 2 * EPOCH_BLOCKS as u64 * 20_000 }
+        })
+    }
+
+    fn rewrite_stream(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        cursors: &[(Name, Position)],
+        replace: &mut Replace<'_>,
+    ) -> Result<bool, StoreError> {
+        if self.0.with(|platter| platter.failing_reclaims) {
+            return Err(failed("rewrite"));
+        }
+        let held = self.epochs_of(stream);
+        let firsts: Vec<Position> =
+            held.epochs.iter().filter(|epoch| epochs.contains(&epoch.number)).map(|epoch| epoch.first).collect();
+        self.0.with(|platter| {
+            let chosen = |number: usize| epochs.contains(&(number as u64));
+            let old = (0..platter.epochs.len()).filter(|n| chosen(*n)).flat_map(|n| platter.epochs[n].clone());
+            let (blocks, pass, worth_it) = put_together(stream, old.collect(), cursors, replace)
+                .map_err(|source| StoreError::Failed { what: "rewrite", path: "memory".to_owned(), source })?;
+            platter.passes.retain(|(name, first, _)| &**name != stream || !firsts.contains(first));
+            platter.passes.extend(firsts.iter().map(|first| (stream.into(), *first, pass)));
+            if worth_it {
+                let target = epochs.iter().min().map_or(0, |number| *number as usize);
+                platter.epochs[target] = blocks;
+                let mut number = 0;
+                platter.epochs.retain(|_| {
+                    number += 1;
+                    number - 1 == target || !chosen(number - 1)
+                });
+            }
+            Ok(worth_it)
         })
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::scan::{self, Found};
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpoch, StreamEpochs};
 use forebay::reading::{Name, Position};
 
 /// A segment is closed at this size.
@@ -29,6 +29,8 @@ struct Segment {
     file: File,
     bytes: u64,
     blocks: Vec<Place>,
+    /// Passes of thinning that streams have seen; forgotten at a start, after which they are seen once more.
+    passes: Vec<(Name, u32)>,
 }
 
 /// Segment files below a directory.
@@ -92,7 +94,107 @@ impl Segment {
                 blocks.push(Place { header, offset, bytes: bytes.len() });
             }
         })?;
-        Ok(Self { number, file, bytes, blocks })
+        Ok(Self { number, file, bytes, blocks, passes: Vec::new() })
+    }
+}
+
+impl Segment {
+    fn block(&self, place: &Place) -> std::io::Result<SealedBlock> {
+        let mut bytes = vec![0; place.bytes];
+        self.file.read_exact_at(&mut bytes, place.offset)?;
+        Ok(SealedBlock { header: place.header.clone(), bytes })
+    }
+
+    fn all(&self) -> std::io::Result<Vec<SealedBlock>> {
+        self.blocks.iter().map(|place| self.block(place)).collect()
+    }
+}
+
+/// What blocks of an epoch, in the order of a stream's positions, say of the stream.
+pub fn stream_epoch<'a>(
+    number: u64,
+    blocks: impl Iterator<Item = (&'a block::Header, usize)> + Clone,
+    stream: &str,
+    passes: &[(Name, u32)],
+    rewritable: bool,
+) -> Option<StreamEpoch> {
+    let at = |header: &block::Header| (header.lineage.boot_index, Duration::from_nanos(header.boot_ns.0));
+    let mut mine: Vec<&block::Header> =
+        blocks.clone().map(|(header, _)| header).filter(|header| &*header.stream == stream).collect();
+    mine.sort_by_key(|header| header.first);
+    let (first, last) = (mine.first()?, mine.last()?);
+    let steps = mine.windows(2).map(|two| (at(two[0]), at(two[1]))).filter(|(one, two)| one.0 == two.0);
+    Some(StreamEpoch {
+        number,
+        first: first.first,
+        last: mine.iter().map(|header| header.last).max()?,
+        records: mine.iter().map(|header| u64::from(header.count)).sum(),
+        oldest: at(first),
+        newest: at(last),
+        covered: steps.map(|(one, two)| two.1.saturating_sub(one.1)).sum(),
+        pass: passes.iter().find(|(name, _)| &**name == stream).map_or(0, |(_, pass)| *pass),
+        epoch_bytes: blocks.clone().map(|(_, bytes)| bytes as u64).sum(),
+        epoch_blocks: u32::try_from(blocks.count()).unwrap(),
+        rewritable,
+    })
+}
+
+/// What becomes of the blocks of the epochs that are put together, in the order of positions; and whether it is worth it.
+pub fn put_together(
+    stream: &str,
+    blocks: Vec<SealedBlock>,
+    cursors: &[(Name, Position)],
+    replace: &mut Replace<'_>,
+) -> anyhow::Result<(Vec<SealedBlock>, u32, bool)> {
+    let bytes = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
+    let before = bytes(&blocks);
+    let done = |block: &SealedBlock| {
+        cursors.iter().any(|(name, next)| *name == block.header.stream && block.header.last < *next)
+    };
+    let (mut mine, mut others): (Vec<_>, Vec<_>) =
+        blocks.into_iter().filter(|block| !done(block)).partition(|block| &*block.header.stream == stream);
+    mine.sort_by_key(|block| (block.header.first, block.header.last));
+    if mine.is_empty() {
+        return Ok((others, 0, false));
+    }
+    let replacement = replace(&mine)?;
+    others.extend(replacement.blocks);
+    others.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
+    let worth_it = bytes(&others) + before / 8 <= before;
+    Ok((others, replacement.pass, worth_it))
+}
+
+impl SegmentStore {
+    fn rewrite(
+        &mut self,
+        stream: &str,
+        numbers: &[u64],
+        cursors: &[(Name, Position)],
+        replace: &mut Replace<'_>,
+    ) -> anyhow::Result<bool> {
+        let is_chosen = |segment: &&Segment| numbers.contains(&segment.number);
+        let blocks: Vec<Vec<SealedBlock>> =
+            self.segments.iter().filter(is_chosen).map(Segment::all).collect::<Result<_, _>>()?;
+        let (blocks, pass, worth_it) = put_together(stream, blocks.concat(), cursors, replace)?;
+        let target = *numbers.iter().min().unwrap();
+        if worth_it {
+            let frames: Vec<u8> = blocks.iter().flat_map(|block| block.bytes.iter().copied()).collect();
+            let new = self.dir.join("rewritten");
+            std::fs::write(&new, frames)?;
+            File::open(&new)?.sync_all()?;
+            std::fs::rename(new, self.dir.join(format!("segment-{target}")))?;
+            while let Some(index) = self.segments.iter().position(|s| s.number != target && numbers.contains(&s.number))
+            {
+                self.remove(index)?;
+            }
+            let segment = self.segments.iter_mut().find(|segment| segment.number == target).unwrap();
+            *segment = Segment::open(&self.dir, target)?;
+        }
+        for segment in self.segments.iter_mut().filter(|segment| numbers.contains(&segment.number)) {
+            segment.passes.retain(|(name, _)| &**name != stream);
+            segment.passes.push((stream.into(), pass));
+        }
+        Ok(worth_it)
     }
 }
 
@@ -112,9 +214,7 @@ impl BlockStore for SegmentStore {
         for segment in &self.segments {
             let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= at;
             if let Some(place) = segment.blocks.iter().find(mine) {
-                let mut bytes = vec![0; place.bytes];
-                self.io("read", segment.file.read_exact_at(&mut bytes, place.offset))?;
-                return Ok(Some(SealedBlock { header: place.header.clone(), bytes }));
+                return self.io("read", segment.block(place)).map(Some);
             }
         }
         Ok(None)
@@ -141,9 +241,12 @@ impl BlockStore for SegmentStore {
                 break;
             }
             let header = &place.header;
-            // Positions inside a block follow each other, but for what was dropped from memory.
             let first = header.first.max(cursor);
-            let records = u64::from(header.count).saturating_sub(first.seq() - header.first.seq());
+            let mut records = u64::from(header.count);
+            if first > header.first {
+                let open = block::open(&self.io("read", segment.block(place))?);
+                records = open.unwrap_or_default().iter().filter(|record| record.position >= first).count() as u64;
+            }
             let found =
                 oldest.get_or_insert(OldestBlocks { epoch: segment.number, first, last: first, records: 0, bytes: 0 });
             found.last = header.last;
@@ -156,6 +259,30 @@ impl BlockStore for SegmentStore {
     fn reclaim(&mut self, _cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
         // A plain file gives nothing back before it is deleted.
         Ok(false)
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        let writing = self.segments.last().map(|segment| segment.number);
+        let epochs = self.segments.iter().filter_map(|segment| {
+            let blocks = segment.blocks.iter().map(|place| (&place.header, place.bytes));
+            stream_epoch(segment.number, blocks, stream, &segment.passes, Some(segment.number) != writing)
+        });
+        StreamEpochs { epochs: epochs.collect(), bytes_max: 2 * self.segment_bytes }
+    }
+
+    fn rewrite_stream(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        cursors: &[(Name, Position)],
+        replace: &mut Replace<'_>,
+    ) -> Result<bool, StoreError> {
+        let path = self.dir.display().to_string();
+        self.rewrite(stream, epochs, cursors, replace).map_err(|source| StoreError::Failed {
+            what: "rewrite",
+            path,
+            source,
+        })
     }
 
     fn held(&self) -> Vec<Held> {

@@ -11,6 +11,7 @@ pub(crate) fn records_from(first: Position, count: u64) -> Vec<Record> {
         .map(|n| Record {
             position: Position::from_packed(first.packed() + n),
             skipped: if n == 2 { 7 } else { 0 },
+            thinned: 0,
             stamp: Stamp {
                 boot_ns: 5_000_000_000 + n * 1_000_000,
                 wall_us: 1_795_348_800_123_456 + n as i64 * 1_000,
@@ -152,6 +153,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         Record {
             position: Position::ZERO,
             skipped,
+            thinned: 0,
             stamp: Stamp { boot_ns: stamp.0, wall_us: stamp.1, trust: Trust::from_u8(stamp.2) },
             source: source.into(),
             device: device.into(),
