@@ -25,7 +25,7 @@ use crate::reading::{Name, Position};
 /// A rewrite has to gain this part of what the epochs take: flash is not worn for less.
 const GAIN_PART: u64 = 8;
 /// What sled takes for a database beside the blocks.
-const DATABASE_BYTES: u64 = 64 * 1024;
+const DATABASE_BYTES: u64 = 32 * 1024;
 const MAGIC: [u8; 8] = *b"FbyThin1";
 const FILE: &str = "thinned";
 /// Far more than 16 streams and 512 replaced epochs need.
@@ -265,3 +265,6 @@ impl EpochStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

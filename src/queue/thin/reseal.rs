@@ -63,12 +63,12 @@ fn select(blocks: &[SealedBlock], pass: u32) -> anyhow::Result<(Vec<Position>, C
     Ok(selector.finish())
 }
 
-/// The pass whose intervals hold twice of what may survive of them, by the stream's density as a whole and by what these
-/// blocks are made of.
+/// The pass whose intervals hold as much as may survive of them at most, by the stream's density as a whole and by what
+/// these blocks are made of. Far less than the most survives, as a rule.
 fn useful_pass(density: &Density, seen: &Composition) -> u32 {
     let fields = seen.fields / seen.records.max(1);
     let survivors = u128::from(seen.devices.max(1)) * u128::from(2 + 2 * fields);
-    let width_ns = density.covered_ns * 2 * survivors / u128::from(density.records.max(1));
+    let width_ns = density.covered_ns * survivors / u128::from(density.records.max(1));
     super::plan::pass_of(width_ns)
 }
 
@@ -161,3 +161,6 @@ impl Sealing {
         Ok(self.made.blocks)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,6 +115,8 @@ impl Selector {
             fields: Vec::with_capacity(record.fields.len()),
         });
         device.last = at;
+        // The first of all survives anyway; a field that comes later is a change.
+        let is_first = !self.before.contains_key(&record.device);
         let before = self.before.entry(Name::clone(&record.device)).or_default();
         for (hint, field) in record.fields.iter().enumerate() {
             let (seen, is_new) = slot(&mut device.fields, hint, &field.name);
@@ -126,10 +128,11 @@ impl Selector {
             let fingerprint = fingerprint(&field.value);
             let (last, is_new) = slot(before, hint, &field.name);
             self.fields_before += usize::from(is_new);
-            if is_new || *last != fingerprint {
+            let changed = is_new || *last != fingerprint;
+            *last = fingerprint;
+            if changed && !is_first {
                 seen.first_change.get_or_insert(at);
                 seen.last_change = Some(at);
-                *last = fingerprint;
             }
         }
         self.seen.devices = self.seen.devices.max(self.before.len() as u64);
