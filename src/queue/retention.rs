@@ -201,7 +201,7 @@ fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
     let mut shared = inner.lock();
     let Some(control) = shared.unconfigured.iter_mut().find(|control| control.stream == *name) else { return };
     control.lanes.remove_through(blocks.last);
-    let skipped = blocks.records + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
+    let skipped = blocks.records + blocks.skipped + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
     control.skipped = vec![(blocks.last.next(), skipped)];
 }
 
@@ -215,7 +215,7 @@ fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
     };
     let mut shared = inner.lock();
     let queue = &mut shared.streams[stream];
-    queue.drop_from_disk(blocks.last, blocks.records);
+    queue.drop_from_disk(blocks);
     counter.inc_by(blocks.records);
     tracing::warn!(
         stream = %queue.name, first = %blocks.first, last = %blocks.last, records = blocks.records, "{why}"

@@ -47,6 +47,8 @@ pub struct OldestBlocks {
     pub last: Position,
     /// Records that are not done.
     pub records: u64,
+    /// Records that are gone already, as these tell.
+    pub skipped: u64,
     /// Bytes of the blocks.
     pub bytes: u64,
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::dropped::Dropped;
 use super::lane::Lanes;
+use super::store::OldestBlocks;
 use crate::config::{Durability, Retention, Stream};
 use crate::reading::{Lineage, Name, Position, Record};
 
@@ -255,8 +256,9 @@ impl StreamState {
         Some(entry)
     }
 
-    /// A block range was dropped from disk, with so many undelivered records.
-    pub(super) fn drop_from_disk(&mut self, last: Position, records: u64) {
+    /// Blocks were dropped from disk; what their records told of is told on.
+    pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
+        let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
         self.handed.retain(|batch| batch.last > last);
         self.decoded = None;
@@ -265,7 +267,7 @@ impl StreamState {
         if self.disk.last.is_some_and(|newest| newest <= last) {
             self.take_from_disk(self.disk.records);
         }
-        self.mark(last, None, records);
+        self.mark(last, None, records.saturating_add(blocks.skipped));
     }
 
     /// Notes a removal that ends at `last`. Marks after `survivor_before` have lost their bearer and are added up.

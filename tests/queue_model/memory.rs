@@ -12,7 +12,9 @@ use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError,
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
 
-use super::yardstick::{put_together, stream_epoch};
+#[path = "../yardstick/rewriting.rs"]
+mod rewriting;
+use rewriting::{put_together, stream_epoch};
 
 /// Blocks of one epoch of the double.
 const EPOCH_BLOCKS: usize = 3;
@@ -166,10 +168,13 @@ impl BlockStore for MemoryStore {
                     first,
                     last: first,
                     records: 0,
+                    skipped: 0,
                     bytes: 0,
                 });
                 found.last = block.header.last;
-                found.records += records.iter().filter(|record| record.position >= from).count() as u64;
+                let open = || records.iter().filter(|record| record.position >= from);
+                found.records += open().count() as u64;
+                found.skipped += open().map(|record| record.skipped).sum::<u64>();
                 found.bytes += block.bytes.len() as u64;
             }
             oldest

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::scan::{self, Found};
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpoch, StreamEpochs};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
 use forebay::reading::{Name, Position};
+
+mod rewriting;
+use rewriting::{put_together, stream_epoch};
 
 /// A segment is closed at this size.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -110,60 +113,6 @@ impl Segment {
     }
 }
 
-/// What blocks of an epoch, in the order of a stream's positions, say of the stream.
-pub fn stream_epoch<'a>(
-    number: u64,
-    blocks: impl Iterator<Item = (&'a block::Header, usize)> + Clone,
-    stream: &str,
-    passes: &[(Name, u32)],
-    rewritable: bool,
-) -> Option<StreamEpoch> {
-    let at = |header: &block::Header| (header.lineage.boot_index, Duration::from_nanos(header.boot_ns.0));
-    let mut mine: Vec<&block::Header> =
-        blocks.clone().map(|(header, _)| header).filter(|header| &*header.stream == stream).collect();
-    mine.sort_by_key(|header| header.first);
-    let (first, last) = (mine.first()?, mine.last()?);
-    let steps = mine.windows(2).map(|two| (at(two[0]), at(two[1]))).filter(|(one, two)| one.0 == two.0);
-    Some(StreamEpoch {
-        number,
-        first: first.first,
-        last: mine.iter().map(|header| header.last).max()?,
-        records: mine.iter().map(|header| u64::from(header.count)).sum(),
-        oldest: at(first),
-        newest: at(last),
-        covered: steps.map(|(one, two)| two.1.saturating_sub(one.1)).sum(),
-        pass: passes.iter().find(|(name, _)| &**name == stream).map_or(0, |(_, pass)| *pass),
-        epoch_bytes: blocks.clone().map(|(_, bytes)| bytes as u64).sum(),
-        epoch_blocks: u32::try_from(blocks.count()).unwrap(),
-        rewritable,
-    })
-}
-
-/// What becomes of the blocks of the epochs that are put together, in the order of positions; and whether it is worth it.
-pub fn put_together(
-    stream: &str,
-    blocks: Vec<SealedBlock>,
-    cursors: &[(Name, Position)],
-    replace: &mut Replace<'_>,
-) -> anyhow::Result<(Vec<SealedBlock>, u32, bool)> {
-    let bytes = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
-    let before = bytes(&blocks);
-    let done = |block: &SealedBlock| {
-        cursors.iter().any(|(name, next)| *name == block.header.stream && block.header.last < *next)
-    };
-    let (mut mine, mut others): (Vec<_>, Vec<_>) =
-        blocks.into_iter().filter(|block| !done(block)).partition(|block| &*block.header.stream == stream);
-    mine.sort_by_key(|block| (block.header.first, block.header.last));
-    if mine.is_empty() {
-        return Ok((others, 0, false));
-    }
-    let replacement = replace(&mine)?;
-    others.extend(replacement.blocks);
-    others.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
-    let worth_it = bytes(&others) + before / 8 <= before;
-    Ok((others, replacement.pass, worth_it))
-}
-
 impl SegmentStore {
     fn rewrite(
         &mut self,
@@ -242,15 +191,19 @@ impl BlockStore for SegmentStore {
             }
             let header = &place.header;
             let first = header.first.max(cursor);
-            let mut records = u64::from(header.count);
-            if first > header.first {
-                let open = block::open(&self.io("read", segment.block(place))?);
-                records = open.unwrap_or_default().iter().filter(|record| record.position >= first).count() as u64;
-            }
-            let found =
-                oldest.get_or_insert(OldestBlocks { epoch: segment.number, first, last: first, records: 0, bytes: 0 });
+            let records = block::open(&self.io("read", segment.block(place))?).unwrap_or_default();
+            let open = || records.iter().filter(|record| record.position >= first);
+            let found = oldest.get_or_insert(OldestBlocks {
+                epoch: segment.number,
+                first,
+                last: first,
+                records: 0,
+                skipped: 0,
+                bytes: 0,
+            });
             found.last = header.last;
-            found.records += records;
+            found.records += open().count() as u64;
+            found.skipped += open().map(|record| record.skipped).sum::<u64>();
             found.bytes += place.bytes as u64;
         }
         Ok(oldest)
