@@ -217,9 +217,9 @@ pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
     v1::decode(&header, &plain, flags & FLAG_THINNED != 0)
 }
 
-/// Whether records of the block tell of others that were thinned out.
-pub(crate) fn has_thinned(block: &SealedBlock) -> bool {
-    block.bytes.get(24..26).is_some_and(|flags| u16_at(flags, 0) & FLAG_THINNED != 0)
+/// Whether records of a whole frame tell of others that were thinned out.
+pub(crate) fn has_thinned(frame: &[u8]) -> bool {
+    frame.get(24..26).is_some_and(|flags| u16_at(flags, 0) & FLAG_THINNED != 0)
 }
 
 /// Reads one frame at the start of `bytes`, which may go on after it.

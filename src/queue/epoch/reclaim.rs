@@ -58,7 +58,7 @@ impl EpochStore {
         let Got::Block(block) = self.get(number, entry)? else {
             return Ok((if is_whole { u64::from(entry.count) } else { 0 }, 0));
         };
-        if is_whole && !block::has_thinned(&block) {
+        if is_whole && !block::has_thinned(&block.bytes) {
             return Ok((u64::from(entry.count), 0));
         }
         let records = block::open(&block).unwrap_or_default();
