@@ -14,6 +14,8 @@ mod thin;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 
+use yardstick::rewriting;
+
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};
 

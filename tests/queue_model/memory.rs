@@ -12,9 +12,7 @@ use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError,
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
 
-#[path = "../yardstick/rewriting.rs"]
-mod rewriting;
-use rewriting::{put_together, stream_epoch};
+use super::rewriting::{put_together, stream_epoch};
 
 /// Blocks of one epoch of the double.
 const EPOCH_BLOCKS: usize = 3;

@@ -14,7 +14,7 @@ use forebay::queue::scan::{self, Found};
 use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
 use forebay::reading::{Name, Position};
 
-mod rewriting;
+pub mod rewriting;
 use rewriting::{put_together, stream_epoch};
 
 /// A segment is closed at this size.
