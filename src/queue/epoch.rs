@@ -8,6 +8,7 @@ mod ahead;
 pub(crate) mod database;
 mod reclaim;
 mod rescue;
+mod room;
 mod thinning;
 mod writer;
 
@@ -19,7 +20,7 @@ use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
+use super::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
@@ -151,29 +152,6 @@ impl EpochStore {
             self.index = Some((number, self.read_entries(number)));
         }
         self.index.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default()
-    }
-
-    fn check_room(&self, needed_bytes: u64) -> Result<(), StoreError> {
-        let by_quota = self.quota_bytes.saturating_sub(self.disk_bytes());
-        let free_bytes = disk::free_bytes(&self.queue_dir)
-            .map_err(|error| failure("ask for free space", &self.queue_dir)(error.into()))?;
-        let reserve_bytes = disk::ballast_bytes(self.quota_bytes);
-        let left = by_quota.min(free_bytes.saturating_sub(reserve_bytes));
-        if needed_bytes <= left {
-            return Ok(());
-        }
-        let path = self.queue_dir.display().to_string();
-        Err(StoreError::Full {
-            needed_bytes,
-            free_bytes: left,
-            path,
-            outside: needed_bytes <= by_quota && free_bytes < reserve_bytes / 2,
-        })
-    }
-
-    /// Whether less is free than the reserve that appends leave untouched: others have filled the disk.
-    fn is_disk_full(&self) -> bool {
-        disk::free_bytes(&self.queue_dir).is_ok_and(|free| free < disk::ballast_bytes(self.quota_bytes))
     }
 
     fn open_writer(&mut self) -> anyhow::Result<()> {
@@ -365,14 +343,17 @@ impl BlockStore for EpochStore {
         self.stream_epochs(stream)
     }
 
-    fn rewrite_stream(
+    fn blocks_of(
         &mut self,
         stream: &str,
         epochs: &[u64],
         cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
-    ) -> Result<bool, StoreError> {
-        self.replace_stream(stream, epochs, cursors, replace).map_err(failure("rewrite epochs", &self.queue_dir))
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        self.stream_blocks(stream, epochs, cursors).map_err(failure("read epochs", &self.queue_dir))
+    }
+
+    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
+        self.replace_blocks(replacement, cursors).map_err(failure("rewrite epochs", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

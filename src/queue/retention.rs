@@ -3,7 +3,7 @@
 //! A removal only moves the stream's lanes past its oldest blocks and makes that durable; the disk comes back with the
 //! epochs that hold nothing else, or by rewriting one. So a crash between the two loses nothing and brings nothing back.
 
-mod thin;
+pub(super) mod thin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,7 +237,8 @@ pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
     if removed {
         driver.save_cursors()?;
     }
-    thin::keep_below(driver)
+    thin::look(driver);
+    Ok(())
 }
 
 /// What a stream has to give up to be within its size.

@@ -106,17 +106,20 @@ pub struct StreamEpochs {
     pub bytes_max: u64,
 }
 
-/// What takes the place of a stream's blocks.
-#[derive(Debug)]
+/// What takes the place of a stream's blocks in some epochs.
+#[derive(Debug, Clone)]
 pub struct Replacement {
-    /// The pass of thinning that they have seen now.
+    /// The stream.
+    pub stream: Name,
+    /// Numbers of the epochs; none that holds the stream is left out between two of them.
+    pub epochs: Vec<u64>,
+    /// The pass of thinning that the blocks have seen now.
     pub pass: u32,
-    /// The blocks, with the last position that was there before.
+    /// Records that the stream's blocks in the epochs had when they were read.
+    pub records_before: u64,
+    /// The blocks, to the last position that was there before.
     pub blocks: Vec<SealedBlock>,
 }
-
-/// Makes blocks of blocks, which are ordered by their first positions.
-pub type Replace<'a> = dyn FnMut(&[SealedBlock]) -> anyhow::Result<Replacement> + 'a;
 
 /// Keeps sealed blocks of all streams. Driven by one thread.
 pub trait BlockStore: Send {
@@ -161,21 +164,30 @@ pub trait BlockStore: Send {
         StreamEpochs::default()
     }
 
-    /// Puts what `replace` makes of the stream's blocks in these epochs in their place, and the epochs, of which none
-    /// that holds the stream is left out between two of them, into the one with the lowest number; the other streams'
-    /// blocks stay as they are, but for those wholly below their stream's cursor. All of that or nothing, also after a
-    /// crash. Says whether it was done: where too little would be gained, only the pass is kept in mind.
+    /// The blocks of `stream` in these epochs, ordered by their first positions, but for those wholly below its cursor.
     ///
     /// # Errors
-    /// When `replace` fails, the engine or the file system; the epochs are then as they were.
-    fn rewrite_stream(
+    /// When the epochs cannot be read, or hold what may not be rewritten.
+    fn blocks_of(
         &mut self,
         stream: &str,
         epochs: &[u64],
         cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
-    ) -> Result<bool, StoreError> {
-        let _ = (stream, epochs, cursors, replace);
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        let _ = (stream, epochs, cursors);
+        Ok(Vec::new())
+    }
+
+    /// Puts other blocks in the place of a stream's blocks in some epochs, and the epochs into the one with the lowest
+    /// number; the other streams' blocks stay as they are, but for those wholly below their stream's cursor. All of that
+    /// or nothing, also after a crash. Says whether it was done: where too little would be gained, only the pass is kept
+    /// in mind.
+    ///
+    /// # Errors
+    /// When the stream's blocks are not what they were, the engine or the file system fails; the epochs are then as they
+    /// were.
+    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
+        let _ = (replacement, cursors);
         Ok(false)
     }
 

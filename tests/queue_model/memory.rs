@@ -8,11 +8,11 @@ use forebay::config::{Compression, Durability, Retention, Stream};
 use forebay::metrics::Metrics;
 use forebay::queue::block::SealedBlock;
 use forebay::queue::lane::Lanes;
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
 
-use super::rewriting::{put_together, stream_epoch};
+use super::rewriting::{put_together, split, stream_epoch};
 
 /// Blocks of one epoch of the double.
 const EPOCH_BLOCKS: usize = 3;
@@ -202,40 +202,44 @@ impl BlockStore for MemoryStore {
                 epoch.pass = platter.passes.iter().find(seen).map_or(0, |(_, _, pass)| *pass);
                 Some(epoch)
             });
-            StreamEpochs { epochs: epochs.collect(), bytes_max: 2 * EPOCH_BLOCKS as u64 * 20_000 }
+            StreamEpochs { epochs: epochs.collect(), bytes_max: EPOCH_BLOCKS as u64 * 20_000 }
         })
     }
 
-    fn rewrite_stream(
+    fn blocks_of(
         &mut self,
         stream: &str,
         epochs: &[u64],
         cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
-    ) -> Result<bool, StoreError> {
-        if self.0.with(|platter| platter.failing_reclaims) {
-            return Err(failed("rewrite"));
-        }
-        let held = self.epochs_of(stream);
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        let all = self.0.with(|platter| epochs.iter().flat_map(|n| platter.epochs[*n as usize].clone()).collect());
+        Ok(split(stream, all, cursors).0)
+    }
+
+    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
+        let Replacement { ref stream, epochs: ref numbers, pass, .. } = replacement;
+        let held = self.epochs_of(stream).epochs;
         let firsts: Vec<Position> =
-            held.epochs.iter().filter(|epoch| epochs.contains(&epoch.number)).map(|epoch| epoch.first).collect();
+            held.iter().filter(|epoch| numbers.contains(&epoch.number)).map(|epoch| epoch.first).collect();
         self.0.with(|platter| {
-            let chosen = |number: usize| epochs.contains(&(number as u64));
-            let old = (0..platter.epochs.len()).filter(|n| chosen(*n)).flat_map(|n| platter.epochs[n].clone());
-            let (blocks, pass, worth_it) = put_together(stream, old.collect(), cursors, replace)
-                .map_err(|source| StoreError::Failed { what: "rewrite", path: "memory".to_owned(), source })?;
-            platter.passes.retain(|(name, first, _)| &**name != stream || !firsts.contains(first));
-            platter.passes.extend(firsts.iter().map(|first| (stream.into(), *first, pass)));
-            if worth_it {
-                let target = epochs.iter().min().map_or(0, |number| *number as usize);
-                platter.epochs[target] = blocks;
-                let mut number = 0;
-                platter.epochs.retain(|_| {
-                    number += 1;
-                    number - 1 == target || !chosen(number - 1)
-                });
+            if platter.failing_reclaims {
+                return Err(failed("rewrite"));
             }
-            Ok(worth_it)
+            // Numbers are places here, which may have moved since: then it is not what it was made of.
+            let old = numbers.iter().filter_map(|number| platter.epochs.get(*number as usize)).flatten().cloned();
+            let together =
+                put_together(&replacement, old.collect(), cursors).map_err(|_| failed("rewrite of other blocks"))?;
+            platter.passes.retain(|(name, first, _)| name != stream || !firsts.contains(first));
+            platter.passes.extend(firsts.iter().map(|first| (stream.clone(), *first, pass)));
+            let Some(blocks) = together else { return Ok(false) };
+            let target = numbers.iter().min().map_or(0, |number| *number as usize);
+            platter.epochs[target] = blocks;
+            let mut number = 0;
+            platter.epochs.retain(|_| {
+                number += 1;
+                number - 1 == target || !numbers.contains(&(number as u64 - 1))
+            });
+            Ok(true)
         })
     }
 

@@ -88,9 +88,11 @@ fn long_outage(ground: Ground, size_bytes: u64, readings: u64) {
     }
     assert!(bytes > 10 * size_bytes);
     queue.flush().unwrap();
-    let held = queue.status().streams[TELEMETRY.0].records;
     queue.abandon().unwrap();
     let queue = ground.start(&disk, &settings, &clock);
+    // Once something is read the blocks are known.
+    queue.peek(TELEMETRY, None, Limit { records: 1, bytes: 1 }).unwrap();
+    let held = queue.status().streams[TELEMETRY.0].records;
     let got = drain(&queue, TELEMETRY);
     assert!(got.iter().all(is_original));
     assert!(got.windows(2).all(|two| two[0].position < two[1].position));
@@ -145,11 +147,34 @@ fn the_quota_is_kept_by_thinning_and_nothing_is_dropped() {
     push(&queue, 0..40_000);
     let status = queue.status();
     assert!(status.disk_bytes <= status.quota_bytes, "{} of {}", status.disk_bytes, status.quota_bytes);
+    let got = drain(&queue, TELEMETRY);
     let (thinned, dropped) = count(&metrics);
     assert!(thinned > 10_000 && dropped == 0, "{thinned} thinned, {dropped} dropped");
-    let got = drain(&queue, TELEMETRY);
+    assert_eq!(queue.status().streams[TELEMETRY.0].records, 0);
     assert_eq!(got.iter().map(|record| record.thinned).sum::<u64>(), thinned);
     assert_history(&got, 40_000);
+}
+
+#[test]
+fn it_begins_before_the_limit_while_there_is_nothing_else_to_do() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let size = 256 * 1024;
+    let (queue, metrics) = start(&disk, &thinning(dir.path(), size), &clock);
+    let mut pushed = 0;
+    while queue.status().streams[TELEMETRY.0].bytes <= size / 100 * 87 {
+        assert_eq!(count(&metrics), (0, 0), "below 85 % nothing is thinned");
+        push(&queue, pushed..pushed + 50);
+        pushed += 50;
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while queue.status().streams[TELEMETRY.0].bytes > size / 100 * 85 {
+        assert!(std::time::Instant::now() < deadline, "it does not begin");
+        std::thread::yield_now();
+    }
+    assert!(count(&metrics).0 > 0);
+    let got = drain(&queue, TELEMETRY);
+    assert_eq!(got.len() as u64 + got.iter().map(|record| record.thinned).sum::<u64>(), pushed);
 }
 
 #[test]

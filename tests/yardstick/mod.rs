@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::scan::{self, Found};
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replace, StoreError, StreamEpochs};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use forebay::reading::{Name, Position};
 
 pub mod rewriting;
-use rewriting::{put_together, stream_epoch};
+use rewriting::{put_together, split, stream_epoch};
 
 /// A segment is closed at this size.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -114,34 +114,31 @@ impl Segment {
 }
 
 impl SegmentStore {
-    fn rewrite(
-        &mut self,
-        stream: &str,
-        numbers: &[u64],
-        cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
-    ) -> anyhow::Result<bool> {
-        let is_chosen = |segment: &&Segment| numbers.contains(&segment.number);
-        let blocks: Vec<Vec<SealedBlock>> =
-            self.segments.iter().filter(is_chosen).map(Segment::all).collect::<Result<_, _>>()?;
-        let (blocks, pass, worth_it) = put_together(stream, blocks.concat(), cursors, replace)?;
-        let target = *numbers.iter().min().unwrap();
-        if worth_it {
+    fn all_of(&self, numbers: &[u64]) -> std::io::Result<Vec<SealedBlock>> {
+        let chosen = self.segments.iter().filter(|segment| numbers.contains(&segment.number));
+        Ok(chosen.map(Segment::all).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn put_in_place(&mut self, replacement: &Replacement, cursors: &[(Name, Position)]) -> std::io::Result<bool> {
+        let numbers = &replacement.epochs;
+        let together = put_together(replacement, self.all_of(numbers)?, cursors)?;
+        let worth_it = together.is_some();
+        if let Some(blocks) = together {
+            let target = *numbers.iter().min().unwrap();
             let frames: Vec<u8> = blocks.iter().flat_map(|block| block.bytes.iter().copied()).collect();
             let new = self.dir.join("rewritten");
             std::fs::write(&new, frames)?;
             File::open(&new)?.sync_all()?;
             std::fs::rename(new, self.dir.join(format!("segment-{target}")))?;
-            while let Some(index) = self.segments.iter().position(|s| s.number != target && numbers.contains(&s.number))
-            {
-                self.remove(index)?;
+            while let Some(at) = self.segments.iter().position(|s| s.number != target && numbers.contains(&s.number)) {
+                self.remove(at)?;
             }
             let segment = self.segments.iter_mut().find(|segment| segment.number == target).unwrap();
             *segment = Segment::open(&self.dir, target)?;
         }
         for segment in self.segments.iter_mut().filter(|segment| numbers.contains(&segment.number)) {
-            segment.passes.retain(|(name, _)| &**name != stream);
-            segment.passes.push((stream.into(), pass));
+            segment.passes.retain(|(name, _)| *name != replacement.stream);
+            segment.passes.push((replacement.stream.clone(), replacement.pass));
         }
         Ok(worth_it)
     }
@@ -220,22 +217,21 @@ impl BlockStore for SegmentStore {
             let blocks = segment.blocks.iter().map(|place| (&place.header, place.bytes));
             stream_epoch(segment.number, blocks, stream, &segment.passes, Some(segment.number) != writing)
         });
-        StreamEpochs { epochs: epochs.collect(), bytes_max: 2 * self.segment_bytes }
+        StreamEpochs { epochs: epochs.collect(), bytes_max: self.segment_bytes }
     }
 
-    fn rewrite_stream(
+    fn blocks_of(
         &mut self,
         stream: &str,
         epochs: &[u64],
         cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
-    ) -> Result<bool, StoreError> {
-        let path = self.dir.display().to_string();
-        self.rewrite(stream, epochs, cursors, replace).map_err(|source| StoreError::Failed {
-            what: "rewrite",
-            path,
-            source,
-        })
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        Ok(split(stream, self.io("read", self.all_of(epochs))?, cursors).0)
+    }
+
+    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
+        let replaced = self.put_in_place(&replacement, cursors);
+        self.io("rewrite", replaced)
     }
 
     fn held(&self) -> Vec<Held> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
-use forebay::queue::store::{Replace, StreamEpoch};
+use forebay::queue::store::{Replacement, StreamEpoch};
 use forebay::reading::{Name, Position};
 
 /// What blocks of an epoch, in the order of a stream's positions, say of the stream.
@@ -35,27 +35,39 @@ pub fn stream_epoch<'a>(
     })
 }
 
-/// What becomes of the blocks of the epochs that are put together, in the order of positions; and whether it is worth it.
-pub fn put_together(
+/// The stream's blocks among these, in the order of positions, and the others; without those that are done.
+pub fn split(
     stream: &str,
     blocks: Vec<SealedBlock>,
     cursors: &[(Name, Position)],
-    replace: &mut Replace<'_>,
-) -> anyhow::Result<(Vec<SealedBlock>, u32, bool)> {
-    let bytes = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
-    let before = bytes(&blocks);
+) -> (Vec<SealedBlock>, Vec<SealedBlock>) {
     let done = |block: &SealedBlock| {
         cursors.iter().any(|(name, next)| *name == block.header.stream && block.header.last < *next)
     };
-    let (mut mine, mut others): (Vec<_>, Vec<_>) =
+    let (mut mine, others): (Vec<_>, Vec<_>) =
         blocks.into_iter().filter(|block| !done(block)).partition(|block| &*block.header.stream == stream);
     mine.sort_by_key(|block| (block.header.first, block.header.last));
-    if mine.is_empty() {
-        return Ok((others, 0, false));
+    (mine, others)
+}
+
+/// What becomes of the blocks of the epochs that are put together, in the order of positions; `None`: it is not worth it.
+///
+/// # Errors
+/// When the stream's blocks are not those that the replacement was made of.
+pub fn put_together(
+    replacement: &Replacement,
+    blocks: Vec<SealedBlock>,
+    cursors: &[(Name, Position)],
+) -> std::io::Result<Option<Vec<SealedBlock>>> {
+    let bytes = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
+    let before = bytes(&blocks);
+    let (old, mut others) = split(&replacement.stream, blocks, cursors);
+    let records: u64 = old.iter().map(|block| u64::from(block.header.count)).sum();
+    let last = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.header.last).max();
+    if (records, last(&old)) != (replacement.records_before, last(&replacement.blocks)) {
+        return Err(std::io::Error::other("blocks are not what they were"));
     }
-    let replacement = replace(&mine)?;
-    others.extend(replacement.blocks);
+    others.extend(replacement.blocks.clone());
     others.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
-    let worth_it = bytes(&others) + before / 8 <= before;
-    Ok((others, replacement.pass, worth_it))
+    Ok((bytes(&others) + before / 8 <= before).then_some(others))
 }

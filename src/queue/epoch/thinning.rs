@@ -18,7 +18,7 @@ use super::writer::{epoch_name, parse_name};
 use super::{Epoch, EpochStore};
 use crate::queue::block::SealedBlock;
 use crate::queue::disk;
-use crate::queue::store::{Replace, StreamEpoch, StreamEpochs};
+use crate::queue::store::{Replacement, StreamEpoch, StreamEpochs};
 use crate::queue::summary::{self, Entry};
 use crate::reading::{Name, Position};
 
@@ -142,38 +142,54 @@ impl EpochStore {
         let epochs = self.epochs.iter();
         StreamEpochs {
             epochs: epochs.filter_map(|(n, epoch)| epoch.of_stream(*n, stream, Some(*n) != writing)).collect(),
-            // They shrink to half of it, and while both are there the old ones take the place of the ballast.
-            bytes_max: 2 * self.epoch_bytes,
+            bytes_max: self.epoch_bytes,
         }
     }
 
-    /// See [`crate::queue::store::BlockStore::rewrite_stream`].
-    pub(super) fn replace_stream(
+    /// See [`crate::queue::store::BlockStore::blocks_of`].
+    pub(super) fn stream_blocks(
         &mut self,
         stream: &str,
         numbers: &[u64],
         cursors: &[(Name, Position)],
-        replace: &mut Replace<'_>,
+    ) -> anyhow::Result<Vec<SealedBlock>> {
+        let bytes = numbers.iter().filter_map(|number| self.epochs.get(number)).map(|epoch| epoch.disk_bytes).sum();
+        self.ensure_room(bytes)?;
+        Ok(self.blocks_to_rewrite(stream, numbers, cursors)?.0)
+    }
+
+    /// Nothing is begun that could not be put in place, with the ballast's space.
+    fn ensure_room(&self, bytes: u64) -> anyhow::Result<()> {
+        let free = disk::free_bytes(&self.queue_dir)? + self.ballast.held_bytes();
+        ensure!(bytes <= free, "a rewrite may need {bytes} bytes, {free} are free");
+        Ok(())
+    }
+
+    /// See [`crate::queue::store::BlockStore::replace`].
+    pub(super) fn replace_blocks(
+        &mut self,
+        replacement: Replacement,
+        cursors: &[(Name, Position)],
     ) -> anyhow::Result<bool> {
+        let Replacement { stream, epochs: numbers, pass, records_before, blocks: new } = replacement;
         let target = *numbers.iter().min().context("no epoch")?;
-        let (mine, mut blocks) = self.blocks_to_rewrite(stream, numbers, cursors)?;
-        let Some(last) = mine.iter().map(|block| block.header.last).max() else { return Ok(false) };
-        let replacement = replace(&mine)?;
-        drop(mine);
-        let last_after = replacement.blocks.last().map(|block| block.header.last);
-        ensure!(last_after == Some(last), "the last record of the stream would be gone");
-        blocks.extend(replacement.blocks);
+        let (old, mut blocks) = self.blocks_to_rewrite(&stream, &numbers, cursors)?;
+        let last = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.header.last).max();
+        let records: u64 = old.iter().map(|block| u64::from(block.header.count)).sum();
+        ensure!(records == records_before && last(&old) == last(&new), "the stream's blocks are not what they were");
+        drop(old);
+        blocks.extend(new);
         blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         let before: u64 = numbers.iter().filter_map(|number| self.epochs.get(number)).map(|e| e.disk_bytes).sum();
         let after = blocks.iter().map(|block| block.bytes.len() as u64).sum::<u64>() + DATABASE_BYTES;
         if before.saturating_sub(after) < before / GAIN_PART {
-            self.note_pass(stream, numbers, replacement.pass);
+            self.note_pass(&stream, &numbers, pass);
             return Ok(false);
         }
-        let mark = self.mark(stream, replacement.pass, target, numbers)?;
+        let mark = self.mark(&stream, pass, target, &numbers)?;
         // The survivors take the place of the ballast until the old ones are gone: the quota holds meanwhile.
         self.ballast.give_up();
-        let written = self.put_in_place(target, numbers, blocks, &mark);
+        let written = self.put_in_place(target, &numbers, blocks, &mark);
         self.make_ballast();
         written.map(|()| true)
     }

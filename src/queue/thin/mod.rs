@@ -10,10 +10,12 @@
 //! | `select` | which records survive at an interval's width |
 //! | `reseal` | the blocks that take the place of others, `skipped` carried on |
 //! | `plan` | which epochs are next, and how wide their intervals are |
+//! | `work` | one pass over some blocks, in small pieces |
 
 mod plan;
 mod reseal;
 mod select;
+mod work;
 
 pub(super) use plan::{Plan, plan, width_ns};
-pub(super) use reseal::thin;
+pub(super) use work::{Thinned, Work};

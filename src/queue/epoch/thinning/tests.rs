@@ -38,7 +38,7 @@ fn records(store: &mut EpochStore, stream: &str) -> Vec<Record> {
 }
 
 /// Keeps the first and the last record of each block.
-fn ends(blocks: &[SealedBlock]) -> anyhow::Result<Replacement> {
+fn ends(blocks: &[SealedBlock]) -> Vec<SealedBlock> {
     let mut made = Blocks::default();
     let mut context = block::tests::context(Compression::None);
     context.prev_last = blocks[0].header.prev_last;
@@ -48,11 +48,19 @@ fn ends(blocks: &[SealedBlock]) -> anyhow::Result<Replacement> {
     };
     let kept: Vec<Record> = all.iter().filter(is_end).cloned().collect();
     kept.chunks(50).for_each(|records| seal::seal_or_split(&mut context, records, &mut made));
-    Ok(Replacement { pass: PASS, blocks: made.blocks })
+    made.blocks
 }
 
-fn rewrite(store: &mut EpochStore, epochs: &[u64]) -> Result<bool, StoreError> {
-    store.rewrite_stream("telemetry", epochs, &[], &mut ends)
+fn rewrite(
+    store: &mut EpochStore,
+    epochs: &[u64],
+    pass: u32,
+    make: impl Fn(&[SealedBlock]) -> Vec<SealedBlock>,
+) -> Result<bool, StoreError> {
+    let old = store.blocks_of("telemetry", epochs, &[]).unwrap();
+    let records_before = old.iter().map(|block| u64::from(block.header.count)).sum();
+    let (stream, epochs, blocks) = ("telemetry".into(), epochs.to_vec(), make(&old));
+    store.replace(Replacement { stream, epochs, pass, records_before, blocks }, &[])
 }
 
 #[test]
@@ -60,7 +68,7 @@ fn epochs_become_one_and_the_other_streams_stay_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = filled(dir.path());
     let (all, before, alarms) = (numbers(&store), store.disk_bytes(), records(&mut store, "alarms"));
-    assert!(rewrite(&mut store, &all[1..4]).unwrap());
+    assert!(rewrite(&mut store, &all[1..4], PASS, ends).unwrap());
     let told = store.epochs_of("telemetry");
     let passes: Vec<(u64, u32)> = told.epochs.iter().map(|epoch| (epoch.number, epoch.pass)).collect();
     assert_eq!(passes[..3], [(all[0], 0), (all[1], PASS), (all[4], 0)]);
@@ -109,7 +117,7 @@ fn cut(keep_old: &[usize], complete: bool) {
     let saved = tempfile::tempdir().unwrap();
     keep_old.iter().for_each(|index| copy(&old[*index], &saved.path().join(index.to_string())));
     let mut store = open_store(dir.path());
-    assert!(rewrite(&mut store, chosen).unwrap());
+    assert!(rewrite(&mut store, chosen, PASS, ends).unwrap());
     let (after, new) = (records(&mut store, "telemetry"), store.epochs[&chosen[0]].dir.clone());
     assert!(after.len() < before.len());
     drop(store);
@@ -157,20 +165,22 @@ fn what_gains_too_little_is_only_kept_in_mind() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = filled(dir.path());
     let (all, before) = (numbers(&store), store.disk_bytes());
-    let same = &mut |blocks: &[SealedBlock]| Ok(Replacement { pass: 3, blocks: blocks.to_vec() });
-    assert!(!store.rewrite_stream("telemetry", &all[..2], &[], same).unwrap());
+    assert!(!rewrite(&mut store, &all[..2], 3, <[_]>::to_vec).unwrap());
     let passes: Vec<u32> = store.epochs_of("telemetry").epochs.iter().map(|epoch| epoch.pass).collect();
     assert_eq!((&passes[..3], store.disk_bytes()), (&[3, 3, 0][..], before));
 }
 
 #[test]
-fn a_rewrite_that_fails_or_would_lose_the_last_record_changes_nothing() {
+fn what_would_lose_the_last_record_or_was_made_of_other_blocks_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = filled(dir.path());
     let (all, before) = (numbers(&store), records(&mut store, "telemetry"));
-    assert!(store.rewrite_stream("telemetry", &all[..2], &[], &mut |_| anyhow::bail!("the test wants it")).is_err());
-    let short = &mut |blocks: &[SealedBlock]| Ok(Replacement { pass: 3, blocks: blocks[..3].to_vec() });
-    assert!(store.rewrite_stream("telemetry", &all[..2], &[], short).is_err());
+    assert!(rewrite(&mut store, &all[..2], PASS, |blocks| blocks[..3].to_vec()).is_err());
+    let old = store.blocks_of("telemetry", &all[..2], &[]).unwrap();
+    let (records_before, blocks) = (7, ends(&old));
+    let of_others =
+        Replacement { stream: "telemetry".into(), epochs: all[..2].to_vec(), pass: PASS, records_before, blocks };
+    assert!(store.replace(of_others, &[]).is_err());
     assert_eq!(numbers(&store), all);
     assert_eq!(records(&mut store, "telemetry"), before);
 }

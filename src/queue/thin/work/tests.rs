@@ -1,8 +1,11 @@
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
 use super::*;
+use crate::queue::block::SealContext;
 use crate::queue::block::tests::sample_records;
-use crate::reading::Value;
+use crate::reading::{Lineage, Value};
 
 fn plan(pass: u32) -> Plan {
     Plan { epochs: vec![1], pass, widest: None, density: Density { covered_ns: 1, records: 1 } }
@@ -39,6 +42,16 @@ fn blocks(lengths: &[u64], of_run: usize) -> Vec<SealedBlock> {
         block
     };
     lengths.iter().enumerate().map(seal).collect()
+}
+
+fn thin(blocks: &[SealedBlock], plan: &Plan, compression: Compression) -> anyhow::Result<Thinned> {
+    let mut work = Work::new(plan.clone(), blocks.to_vec(), compression);
+    loop {
+        // In pieces of different lengths.
+        if let Some(thinned) = work.advance(1 + work.next % 3)? {
+            return Ok(thinned);
+        }
+    }
 }
 
 fn records(blocks: &[SealedBlock]) -> Vec<Record> {
