@@ -31,6 +31,8 @@ pub struct Platter {
     pub panicking_appends: u32,
     /// Blocks of so many full epochs at most; more are refused as `Full`.
     pub epochs_max: Option<usize>,
+    /// Bytes of blocks at most; more are refused as `Full`.
+    pub bytes_max: Option<u64>,
     /// Somebody else has filled the disk.
     pub filled_by_others: bool,
     /// There is no room to rewrite an epoch.
@@ -112,7 +114,10 @@ impl BlockStore for MemoryStore {
         }
         let held = platter.epochs.iter().map(Vec::len).sum::<usize>();
         let outside = platter.filled_by_others;
-        if outside || platter.epochs_max.is_some_and(|max| held >= max * EPOCH_BLOCKS) {
+        let bytes = platter.epochs.iter().flatten().chain(blocks).map(|block| block.bytes.len() as u64).sum::<u64>();
+        let is_full = platter.epochs_max.is_some_and(|max| held >= max * EPOCH_BLOCKS)
+            || platter.bytes_max.is_some_and(|max| bytes > max);
+        if outside || is_full {
             return Err(StoreError::Full { needed_bytes: 1, free_bytes: 0, path: "memory".to_owned(), outside });
         }
         let fails = platter.failing_appends > 0;

@@ -143,6 +143,7 @@ fn the_quota_is_kept_by_thinning_and_nothing_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = thinning(dir.path(), 1 << 30);
     settings.streams[TELEMETRY.0].retention.size_bytes = None;
+    disk.with(|platter| platter.bytes_max = Some(1 << 20));
     let (queue, metrics) = start(&disk, &settings, &clock);
     push(&queue, 0..40_000);
     let status = queue.status();

@@ -219,13 +219,13 @@ fn advance(driver: &mut Driver, blocks_max: usize) -> Result<Step, StoreError> {
             Thinned { pass: job.work.plan().pass, blocks: job.work.blocks().to_vec(), removed: 0 }
         }
     };
-    put_in_place(driver, &job, thinned)
+    put_in_place(driver, job, thinned)
 }
 
-fn put_in_place(driver: &mut Driver, job: &Job, thinned: Thinned) -> Result<Step, StoreError> {
+fn put_in_place(driver: &mut Driver, job: Job, thinned: Thinned) -> Result<Step, StoreError> {
     let inner = Arc::clone(driver.inner());
-    let old = job.work.blocks();
     let (name, from) = untouched(&inner, job.stream);
+    let old = job.work.blocks();
     if old.iter().any(|block| block.header.first < from) {
         // The uplink has come here meanwhile.
         return Ok(Step::Passed);
@@ -239,6 +239,9 @@ fn put_in_place(driver: &mut Driver, job: &Job, thinned: Thinned) -> Result<Step
         records_before: old.iter().map(|block| u64::from(block.header.count)).sum(),
         blocks: thinned.blocks,
     };
+    let stream = job.stream;
+    // The store reads them once more; they need not be in memory twice.
+    drop(job);
     let cursors = durable_cursors(&inner);
     let outcome = driver.with_store(|store| Ok((store.replace(replacement, &cursors), store.disk_bytes())));
     let (replaced, disk_bytes) = outcome?;
@@ -246,9 +249,9 @@ fn put_in_place(driver: &mut Driver, job: &Job, thinned: Thinned) -> Result<Step
     shared.disk_bytes = disk_bytes;
     match replaced {
         Ok(true) => {
-            shared.streams[job.stream].thinned(removed, gained);
+            shared.streams[stream].thinned(removed, gained);
             drop(shared);
-            inner.counters[job.stream].thinned.inc_by(removed);
+            inner.counters[stream].thinned.inc_by(removed);
             let width_s = thin::width_ns(thinned.pass) / 1_000_000_000;
             tracing::info!(stream = %name, records = removed, width_s, "old records thinned out to make room");
             Ok(Step::Gained)

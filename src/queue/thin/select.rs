@@ -4,8 +4,8 @@
 //! A minimum of minima is the minimum, so a later pass over the survivors gives what it would have given over all.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash as _, Hasher as _};
 
 use crate::reading::{Lineage, Name, Position, Record, Value};
@@ -140,8 +140,10 @@ impl Selector {
 
     fn end_interval(&mut self) {
         for device in std::mem::take(&mut self.devices).into_values() {
-            self.survivors.extend([device.first, device.last]);
-            self.survivors.extend(device.fields.iter().flat_map(|(_, field)| field.survivors()).flatten());
+            let of_fields = device.fields.iter().flat_map(|(_, field)| field.survivors()).flatten();
+            // Each once: together they are never more than there are records.
+            let of_device: BTreeSet<Position> = of_fields.chain([device.first, device.last]).collect();
+            self.survivors.extend(of_device);
         }
         self.fields_followed = 0;
     }
