@@ -13,7 +13,7 @@ use super::resolved::{Config, Modbus, ModbusConnect, Port, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
-use super::{broker, gateway, kafka, storage};
+use super::{broker, gateway, kafka, storage, thinning};
 
 /// Longest configuration file in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -230,8 +230,8 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     }
     let gateway = gateway_table.as_ref().and_then(gateway::read);
     let gateway_id = gateway.as_ref().map(|gateway| &*gateway.id);
-    let (streams, stream_names) =
-        storage::streams(&collected(&root, &others, "stream", 2 * super::STREAMS_MAX), report);
+    let written_streams = collected(&root, &others, "stream", 2 * super::STREAMS_MAX);
+    let (streams, stream_names) = storage::streams(&written_streams, report);
     let mqtt_table = root.table("mqtt", &MQTT);
     let (mqtt, publications) = match &mqtt_table {
         Some(table) => broker::read(table, gateway_id, secrets),
@@ -258,6 +258,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if !root.has("kafka") {
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }
+    thinning::warn(&written_streams, &streams, queue.as_ref(), &sources, report);
     root.table("clock", &CLOCK);
     let status = section("status", &STATUS).and_then(|table| storage::status(&table));
     Some(Config {

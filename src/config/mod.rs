@@ -19,6 +19,7 @@ mod resolved;
 mod secret;
 mod source;
 mod storage;
+mod thinning;
 mod tree;
 mod units;
 

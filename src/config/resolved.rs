@@ -154,6 +154,8 @@ pub enum WhenFull {
     DropOldest,
     /// New records are refused: MQTT publishers are not acknowledged, polled values are skipped and counted.
     RejectNewest,
+    /// Old records are thinned out; where that gains nothing more, the oldest make room.
+    Thin,
 }
 
 /// When a stream's records are made durable.

@@ -103,6 +103,7 @@ fn retention(table: &Table<'_>) -> Option<Retention> {
     let age = if table.has("age") { table.duration("age").map(Some) } else { Some(None) };
     let when_full = match table.word("when-full") {
         Some("reject-newest") => Some(WhenFull::RejectNewest),
+        Some("thin") => Some(WhenFull::Thin),
         Some(_) => Some(WhenFull::DropOldest),
         None => None,
     };

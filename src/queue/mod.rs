@@ -37,6 +37,7 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod thin;
 mod types;
 
 use std::sync::Arc;
@@ -158,6 +159,7 @@ impl Queue {
         let record = Record {
             position: Position::ZERO,
             skipped: 0,
+            thinned: 0,
             stamp: record.stamp,
             source: record.source,
             device: record.device,

@@ -65,6 +65,29 @@ fn a_stream_says_how_much_of_it_is_kept() {
 }
 
 #[test]
+fn a_stream_that_is_thinned_with_too_little_room_for_its_devices_is_a_warning() {
+    let text = |size: &str, devices: u32| {
+        format!(
+            "[[source]]\nname = \"made-up\"\ntype = \"simulated\"\ndevices = {devices}\n\
+             [[stream]]\nname = \"telemetry\"\nretention = {{ when-full = \"thin\"{size} }}"
+        )
+    };
+    let warned = |text: &str| {
+        let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.config.streams[0].retention.when_full, WhenFull::Thin);
+        let of_streams = loaded.warnings.into_iter().filter(|warning| warning.key.starts_with("stream"));
+        of_streams.map(|warning| (warning.place.line, warning.key, warning.message)).collect::<Vec<_>>()
+    };
+    // 100 × 10 × (2 + 2 × 7) × (24 + 7 × 12) bytes.
+    let told = warned(&text(", size = \"1 MiB\"", 100));
+    assert_eq!((told[0].0, told[0].1.as_str()), (7, "stream[1].retention"));
+    assert!(told[0].2.contains("1048576 bytes") && told[0].2.contains("1728000"), "{told:?}");
+    assert_eq!(warned(&text(", size = \"2 MiB\"", 100)), []);
+    assert_eq!(warned(&text("", 100)), [], "the queue's size is not written");
+    assert_eq!(warned(&format!("{}\n[queue]\nsize = \"16 MiB\"", text("", 1_000))).len(), 1);
+}
+
+#[test]
 fn status_can_be_switched_off() {
     let loaded = parse("[status]\nlisten = \"off\"").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.status, None);

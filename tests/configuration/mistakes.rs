@@ -91,7 +91,6 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[queue]\nwindow-outage = \"10s\"", "2:1: queue.window-outage");
     later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
-    later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
     for line in
         ["delivery = \"exactly-once\"", "drain = \"newest-first\"", "encoding = \"avro\"", "encoding = \"protobuf\""]
     {

@@ -10,8 +10,11 @@ mod ground;
 mod memory;
 mod model;
 mod retention;
+mod thin;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
+
+use yardstick::rewriting;
 
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};

@@ -5,6 +5,8 @@
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+#[path = "../yardstick/rewriting.rs"]
+mod rewriting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -30,6 +30,9 @@ pub fn encode_json(
     if record.skipped > 0 {
         object.unsigned("skipped", record.skipped);
     }
+    if record.thinned > 0 {
+        object.unsigned("thinned", record.thinned);
+    }
     for (name, text) in tags {
         object.text(name, text);
     }
@@ -67,6 +70,7 @@ mod tests {
         Record {
             position: Position::new(17, 48_213),
             skipped: 0,
+            thinned: 0,
             stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_123_456, trust: Trust::Gnss },
             source: "plc".into(),
             device: "boiler".into(),
