@@ -9,6 +9,7 @@ mod faults;
 mod ground;
 mod memory;
 mod model;
+mod outage;
 mod retention;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
