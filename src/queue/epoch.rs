@@ -6,6 +6,7 @@
 
 mod ahead;
 pub(crate) mod database;
+mod reader;
 mod reclaim;
 mod rescue;
 mod writer;
@@ -23,6 +24,7 @@ use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
 use database::Database;
+use reader::Reader;
 pub(crate) use writer::parse_name;
 use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
 
@@ -30,7 +32,7 @@ use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
 const EPOCH_BLOCKS_MAX: u64 = 512;
 /// What an append may take beside its blocks: sled's page headers, a new epoch's first pages, a summary.
 const APPEND_SLACK_BYTES: u64 = 256 * 1024;
-/// Databases kept open for reading.
+/// Closed epochs kept open for reading.
 const READERS_MAX: usize = 2;
 
 /// One epoch as it is kept in memory: sums only, so that memory does not grow with the backlog.
@@ -60,7 +62,7 @@ pub struct EpochStore {
     ballast: Ballast,
     epochs: BTreeMap<u64, Epoch>,
     writer: Option<Writer>,
-    readers: Vec<(u64, Database)>,
+    readers: Vec<(u64, Reader)>,
     /// The block index of the closed epoch read last.
     index: Option<(u64, Vec<Entry>)>,
     next_number: u64,
@@ -269,9 +271,18 @@ impl EpochStore {
 
     fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
         let value = match &mut self.writer {
-            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
-            _ => get_block(self.reader(number)?, entry.key),
-        }?;
+            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key)?,
+            _ => {
+                let reader = self.reader(number)?;
+                let (value, newer) = (reader.get(entry)?, reader.newer);
+                if value.is_none() && newer > 0 {
+                    // A newer frame does not say to this agent which entry it is.
+                    self.mark_newer(number)?;
+                    return Ok(Got::Newer);
+                }
+                value
+            }
+        };
         match value.as_deref().map(block::parse) {
             Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
                 Ok(Got::Block(block))
@@ -284,7 +295,7 @@ impl EpochStore {
         }
     }
 
-    fn reader(&mut self, number: u64) -> anyhow::Result<&mut Database> {
+    fn reader(&mut self, number: u64) -> anyhow::Result<&Reader> {
         if let Some(at) = self.readers.iter().position(|(of, _)| *of == number) {
             let reader = self.readers.remove(at);
             self.readers.push(reader);
@@ -292,18 +303,18 @@ impl EpochStore {
             while self.readers.len() >= READERS_MAX {
                 self.readers.remove(0);
             }
-            let database = match self.open_checked(number) {
-                // sled writes when it opens, so it cannot be opened for reading on a full disk.
+            let reader = match self.open_checked(number) {
+                // A rescue writes, which it cannot on a full disk.
                 Err(_) if self.epochs.contains_key(&number) && self.is_disk_full() => {
                     self.ballast.give_up();
                     self.open_checked(number)?
                 }
                 result => result?,
             };
-            self.readers.push((number, database));
+            self.readers.push((number, reader));
         }
-        let (_, database) = self.readers.last_mut().ok_or_else(|| anyhow::anyhow!("no reader"))?;
-        Ok(database)
+        let (_, reader) = self.readers.last().ok_or_else(|| anyhow::anyhow!("no reader"))?;
+        Ok(reader)
     }
 
     fn remove_epoch(&mut self, number: u64) -> Result<(), StoreError> {

@@ -107,7 +107,12 @@ impl Said {
                 missing += 1;
                 // Only the oldest may go, so what is missing stands before all that is present.
                 let first = present.first();
-                ensure!(stream != HIGH, "{position} was durable and is gone");
+                ensure!(
+                    stream != HIGH,
+                    "{position} was durable and is gone; {} there from {first:?} on, {skipped} skipped, acknowledged {:?}",
+                    present.len(),
+                    self.acknowledged
+                );
                 ensure!(
                     first.is_some_and(|first| position < *first),
                     "{position} was durable, is gone, {first:?} is not"

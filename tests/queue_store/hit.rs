@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -38,10 +39,12 @@ pub struct Storm<'a> {
     hits: HashMap<Moment, u64>,
     leftovers: Leftovers,
     starts: u64,
+    /// What writers log.
+    log: PathBuf,
 }
 
 impl<'a> Storm<'a> {
-    pub fn new(ground: Ground<'a>, seed: u64) -> Self {
+    pub fn new(ground: Ground<'a>, log: PathBuf, seed: u64) -> Self {
         Self {
             ground,
             random: fastrand::Rng::with_seed(seed),
@@ -49,6 +52,7 @@ impl<'a> Storm<'a> {
             hits: HashMap::new(),
             leftovers: Leftovers::default(),
             starts: 0,
+            log,
         }
     }
 
@@ -77,7 +81,7 @@ impl<'a> Storm<'a> {
         let dir = self.state_dir();
         std::fs::create_dir_all(dir.join("queue"))?;
         let watch = Watch::begin(&dir.join("queue"))?;
-        let mut writer = Writer::start(&dir, self.random.u64(..))?;
+        let mut writer = Writer::start(&dir, &self.log, self.random.u64(..))?;
         self.starts += 1;
         match moment {
             Moment::Append => writer.wait_for_words(self.random.usize(3..40))?,
@@ -137,13 +141,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(dir: &Path, seed: u64) -> anyhow::Result<Self> {
+    fn start(dir: &Path, log: &Path, seed: u64) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("write")
             .arg(dir)
             .args(["--seed", &seed.to_string()])
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(OpenOptions::new().create(true).append(true).open(log)?)
             .spawn()
             .context("start writer")?;
         let output = child.stdout.take().context("writer's output")?;
@@ -189,11 +193,7 @@ impl Writer {
     fn give_up(&mut self, why: &str) -> anyhow::Error {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let mut complaint = String::new();
-        if let Some(errors) = &mut self.child.stderr {
-            let _ = errors.read_to_string(&mut complaint);
-        }
-        anyhow::anyhow!("writer: {why}; {} lines so far; it complained: {complaint:?}", self.lines.len())
+        anyhow::anyhow!("writer: {why}; {} lines so far", self.words_so_far())
     }
 }
 

@@ -28,6 +28,8 @@ use hit::{Ground, Storm};
 
 const SKIPPED: u8 = 77;
 const QUOTA_BYTES: u64 = 64 << 20;
+/// Of the writers' log, where a storm fails.
+const LOG_LINES_SHOWN: usize = 60;
 const STREAM: &str = "telemetry";
 
 fn main() -> ExitCode {
@@ -88,10 +90,17 @@ fn storms(kills: u64, cuts: Option<u64>, full: bool, seed: u64) -> anyhow::Resul
 
 /// So many hits, each moment in its turn.
 fn storm(ground: Ground<'_>, hits: u64, seed: u64) -> anyhow::Result<Storm<'_>> {
-    let mut storm = Storm::new(ground, seed);
+    let log = tempfile::NamedTempFile::new()?;
+    let mut storm = Storm::new(ground, log.path().to_owned(), seed);
     let mut told = Instant::now();
     for number in 0..hits {
-        storm.hit(number)?;
+        if let Err(error) = storm.hit(number) {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let last: Vec<_> = text.lines().rev().take(LOG_LINES_SHOWN).collect();
+            eprintln!("what the writers logged last:");
+            last.iter().rev().for_each(|line| eprintln!("  {line}"));
+            return Err(error);
+        }
         if told.elapsed() > Duration::from_secs(60) {
             told = Instant::now();
             println!("{} of {hits}", number + 1);

@@ -22,8 +22,8 @@ const NAMES: [&str; STREAMS] = ["low", "high"];
 const QUOTA_BYTES: u64 = 16 << 20;
 /// Held of the stream of higher priority before some of it is acknowledged: a part of the quota.
 const HIGH_HELD_MAX: u64 = 600;
-/// Held of the other before all of it is acknowledged, which deletes epochs whole.
-const LOW_HELD_MAX: u64 = 4_000;
+/// One group in so many is followed by the delivery of all of the other stream, which deletes epochs whole.
+const GROUPS_A_DRAIN: u32 = 400;
 const TEXT_BYTES: usize = 2_000;
 
 pub fn settings(dir: &Path) -> Settings {
@@ -59,6 +59,7 @@ pub fn text(stream: usize, position: Position) -> String {
 /// Writes until it is killed or nobody listens.
 pub fn write_for_ever(dir: &Path, seed: u64) -> anyhow::Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     let queue = Queue::open(settings(dir), Metrics::new().0)?;
     let run = queue.status().run;
     let mut seqs = [0_u64; STREAMS];
@@ -78,7 +79,7 @@ pub fn write_for_ever(dir: &Path, seed: u64) -> anyhow::Result<()> {
         if held(HIGH) > HIGH_HELD_MAX {
             drain(&queue, HIGH, 100)?;
         }
-        if held(LOW) > LOW_HELD_MAX && random.u8(0..10) == 0 {
+        if random.u32(0..GROUPS_A_DRAIN) == 0 {
             drain(&queue, LOW, usize::MAX)?;
         } else if random.u8(0..8) == 0 {
             drain(&queue, LOW, 50)?;
