@@ -9,6 +9,7 @@
 
 #[allow(dead_code, reason = "other tests need the rest")]
 mod agent;
+mod cluster;
 mod kafka;
 mod ledger;
 mod line;
@@ -16,3 +17,4 @@ mod others;
 mod process;
 mod scene;
 mod servers;
+mod silence;
