@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
-/// Longest wait for a moment.
-const COMES_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a moment, on a machine that has other things to do.
+const COMES_MAX: Duration = Duration::from_secs(300);
 
 /// What the queue is about when it is hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -23,7 +23,7 @@ const QUOTA_BYTES: u64 = 16 << 20;
 /// Held of the stream of higher priority before some of it is acknowledged: a part of the quota.
 const HIGH_HELD_MAX: u64 = 600;
 /// One group in so many is followed by the delivery of all of the other stream, which deletes epochs whole.
-const GROUPS_A_DRAIN: u32 = 400;
+const GROUPS_A_DRAIN: u32 = 2_000;
 const TEXT_BYTES: usize = 2_000;
 
 pub fn settings(dir: &Path) -> Settings {
