@@ -10,10 +10,15 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::writer::get_block;
+use super::{EpochStore, Got};
+use crate::queue::block::{self, FrameError};
 use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::Entry;
 use crate::reading::Name;
 
+/// Closed epochs kept open for reading.
+const READERS_MAX: usize = 2;
 /// Most places that are kept: an epoch's blocks, and what a group that failed half way may have left twice.
 const PLACES_MAX: usize = 4 * super::EPOCH_BLOCKS_MAX as usize;
 
@@ -84,5 +89,67 @@ impl Reader {
         let mut bytes = vec![0; place.bytes];
         log.read_exact_at(&mut bytes, place.offset).context("read frame")?;
         Ok(Some(bytes))
+    }
+}
+
+impl EpochStore {
+    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
+    /// epoch away of which nothing is left.
+    pub(super) fn check(&mut self, number: u64) -> anyhow::Result<()> {
+        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
+            return Ok(());
+        }
+        match self.reader(number).map(drop) {
+            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
+            result => result,
+        }
+    }
+
+    pub(super) fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
+        let value = match &mut self.writer {
+            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key)?,
+            _ => {
+                let reader = self.reader(number)?;
+                let (value, newer) = (reader.get(entry)?, reader.newer);
+                if value.is_none() && newer > 0 {
+                    // A newer frame does not say to this agent which entry it is.
+                    self.mark_newer(number)?;
+                    return Ok(Got::Newer);
+                }
+                value
+            }
+        };
+        match value.as_deref().map(block::parse) {
+            Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
+                Ok(Got::Block(block))
+            }
+            Some(Err(FrameError::Newer { .. })) => {
+                self.mark_newer(number)?;
+                Ok(Got::Newer)
+            }
+            _ => Ok(Got::Damaged),
+        }
+    }
+
+    fn reader(&mut self, number: u64) -> anyhow::Result<&Reader> {
+        if let Some(at) = self.readers.iter().position(|(of, _)| *of == number) {
+            let reader = self.readers.remove(at);
+            self.readers.push(reader);
+        } else {
+            while self.readers.len() >= READERS_MAX {
+                self.readers.remove(0);
+            }
+            let reader = match self.open_checked(number) {
+                // A rescue writes, which it cannot on a full disk.
+                Err(_) if self.epochs.contains_key(&number) && self.is_disk_full() => {
+                    self.ballast.give_up();
+                    self.open_checked(number)?
+                }
+                result => result?,
+            };
+            self.readers.push((number, reader));
+        }
+        let (_, reader) = self.readers.last().ok_or_else(|| anyhow::anyhow!("no reader"))?;
+        Ok(reader)
     }
 }

@@ -5,7 +5,7 @@ use super::writer::parse_name;
 use super::*;
 use crate::config::Compression;
 use crate::queue::block::tests::{context, records_from};
-use crate::queue::block::{SealContext, seal};
+use crate::queue::block::{self, SealContext, seal};
 use crate::reading::Record;
 use proptest::prelude::*;
 
