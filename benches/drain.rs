@@ -36,7 +36,10 @@ fn main() {
     let value = |name: &str| arguments.iter().position(|arg| arg == name).and_then(|at| arguments.get(at + 1)).cloned();
     let mib: u64 = value("--mib").map_or(1_024, |text| text.parse().expect("--mib takes a number"));
     let exactly_once = arguments.iter().any(|argument| argument == "--exactly-once");
-    let dir = tempfile::Builder::new().prefix("forebay-drain-").tempdir_in(std::env::var("TMPDIR").unwrap_or("/var/tmp".into())).unwrap();
+    let dir = tempfile::Builder::new()
+        .prefix("forebay-drain-")
+        .tempdir_in(std::env::var("TMPDIR").unwrap_or("/var/tmp".into()))
+        .unwrap();
     let kafka = Kafka::start(dir.path());
     let config = configure(dir.path(), &kafka.bootstrap, exactly_once);
     println!("filling the queue with {mib} MiB of JSON ...");

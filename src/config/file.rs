@@ -13,7 +13,7 @@ use super::resolved::{Config, Modbus, ModbusConnect, Port, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
-use super::{broker, gateway, kafka, storage, thinning};
+use super::{broker, flash, gateway, kafka, storage, thinning};
 
 /// Longest configuration file in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -252,9 +252,16 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if sources.is_empty() {
         report.warning(&root.at, "source", "no source is enabled; nothing will be recorded");
     }
-    let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table));
-    let window = queue.as_ref().map(|queue| queue.window);
-    let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, secrets));
+    let queue_table = section("queue", &QUEUE);
+    let queue = queue_table.as_ref().and_then(storage::queue);
+    let kafka_table = root.table("kafka", &KAFKA);
+    let kafka = kafka_table.as_ref().map(|table| kafka::read(table, gateway_id, secrets));
+    if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
+        (&queue_table, &queue, &kafka_table, &kafka)
+    {
+        let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once: false };
+        flash::warn(table, queue.window, &uplink);
+    }
     if !root.has("kafka") {
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }

@@ -5,6 +5,7 @@
 
 mod broker;
 mod file;
+mod flash;
 mod gateway;
 mod kafka;
 mod keys;

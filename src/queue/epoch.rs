@@ -6,6 +6,7 @@
 
 mod ahead;
 pub(crate) mod database;
+mod reader;
 mod reclaim;
 mod rescue;
 mod room;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock};
+use super::block::{BLOCK_BYTES_MAX, SEGMENT_BYTES, SealedBlock};
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
@@ -25,15 +26,14 @@ use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
 use database::Database;
+use reader::Reader;
 pub(crate) use writer::parse_name;
-use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
+use writer::{EPOCH_PREFIX, Writer, epoch_name};
 
 /// Blocks of one epoch: 64 trees of eight.
 const EPOCH_BLOCKS_MAX: u64 = 512;
 /// What an append may take beside its blocks: sled's page headers, a new epoch's first pages, a summary.
 const APPEND_SLACK_BYTES: u64 = 256 * 1024;
-/// Databases kept open for reading.
-const READERS_MAX: usize = 2;
 
 /// One epoch as it is kept in memory: sums only, so that memory does not grow with the backlog.
 struct Epoch {
@@ -64,7 +64,7 @@ pub struct EpochStore {
     ballast: Ballast,
     epochs: BTreeMap<u64, Epoch>,
     writer: Option<Writer>,
-    readers: Vec<(u64, Database)>,
+    readers: Vec<(u64, Reader)>,
     /// The block index of the closed epoch read last.
     index: Option<(u64, Vec<Entry>)>,
     next_number: u64,
@@ -233,57 +233,6 @@ impl EpochStore {
         let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
         found.sort_by_key(|entry| entry.first);
         Ok(found)
-    }
-
-    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
-    /// epoch away of which nothing is left.
-    fn check(&mut self, number: u64) -> anyhow::Result<()> {
-        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
-            return Ok(());
-        }
-        match self.reader(number).map(drop) {
-            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
-        let value = match &mut self.writer {
-            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
-            _ => get_block(self.reader(number)?, entry.key),
-        }?;
-        match value.as_deref().map(block::parse) {
-            Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
-                Ok(Got::Block(block))
-            }
-            Some(Err(FrameError::Newer { .. })) => {
-                self.mark_newer(number)?;
-                Ok(Got::Newer)
-            }
-            _ => Ok(Got::Damaged),
-        }
-    }
-
-    fn reader(&mut self, number: u64) -> anyhow::Result<&mut Database> {
-        if let Some(at) = self.readers.iter().position(|(of, _)| *of == number) {
-            let reader = self.readers.remove(at);
-            self.readers.push(reader);
-        } else {
-            while self.readers.len() >= READERS_MAX {
-                self.readers.remove(0);
-            }
-            let database = match self.open_checked(number) {
-                // sled writes when it opens, so it cannot be opened for reading on a full disk.
-                Err(_) if self.epochs.contains_key(&number) && self.is_disk_full() => {
-                    self.ballast.give_up();
-                    self.open_checked(number)?
-                }
-                result => result?,
-            };
-            self.readers.push((number, database));
-        }
-        let (_, database) = self.readers.last_mut().ok_or_else(|| anyhow::anyhow!("no reader"))?;
-        Ok(database)
     }
 
     fn remove_epoch(&mut self, number: u64) -> Result<(), StoreError> {

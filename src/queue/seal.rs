@@ -18,6 +18,8 @@ const BLOCK_FULL_BYTES: usize = 28 * 1024;
 pub(super) struct Policy {
     /// Half the durability window: the other half is for the write itself.
     pub(super) seal_after: Duration,
+    /// The same once the uplink has been down for a while.
+    pub(super) seal_after_outage: Duration,
     /// Bytes of tail beyond which it is written whatever its age.
     pub(super) tail_bytes: usize,
     /// Most bytes of one group, so that the rest of the tail stays free for pushes while the store is busy.
@@ -25,8 +27,13 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(window: Duration, tail_bytes_max: usize) -> Self {
-        Self { seal_after: window / 2, tail_bytes: tail_bytes_max / 2, group_bytes: tail_bytes_max / 2 }
+    pub(super) fn new(window: Duration, window_outage: Duration, tail_bytes_max: usize) -> Self {
+        Self {
+            seal_after: window / 2,
+            seal_after_outage: window_outage / 2,
+            tail_bytes: tail_bytes_max / 2,
+            group_bytes: tail_bytes_max / 2,
+        }
     }
 
     /// What has to be sealed now, or when to look again.

@@ -178,7 +178,8 @@ impl Driver {
             // Without a store it fails at once and leaves the rest as it is.
             return Ok(Work::Flush(shared.flush_wanted));
         }
-        let due = self.inner.policy.due(&shared.streams, shared.tail_bytes, now_ns);
+        let policy = self.inner.policy.now(&shared.outage, now_ns);
+        let due = policy.due(&shared.streams, shared.tail_bytes, now_ns);
         if matches!(due, Due::EveryRecord | Due::All) && !resting {
             return Ok(Work::Seal(due));
         }

@@ -94,6 +94,41 @@ fn status_can_be_switched_off() {
 }
 
 #[test]
+fn settings_that_leave_no_time_for_an_acknowledgement_bring_a_warning_at_the_one_to_blame() {
+    let blamed = |window: &str, linger: &str| {
+        let text = format!(
+            "[[source]]\nname = \"s\"\ntype = \"simulated\"\n[queue]\nwindow = \"{window}\"\n[kafka]\nbrokers = [\"k:9092\"]\nlinger = \"{linger}\""
+        );
+        let loaded = parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+        let found = loaded.warnings.iter();
+        found.map(|warning| (warning.key.clone(), warning.place.line, warning.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(blamed("1s", "50ms"), []);
+    assert_eq!(blamed("100ms", "10ms"), []);
+    let [(key, line, message)] = &blamed("80ms", "5ms")[..] else { panic!("one warning") };
+    assert_eq!((key.as_str(), *line), ("queue.window", 5));
+    assert!(message.contains("80 ms") && message.contains("45 ms"), "{message}");
+    for (linger, part) in [("500ms", "every record"), ("499ms", "a tenth")] {
+        let [(key, line, message)] = &blamed("1s", linger)[..] else { panic!("one warning") };
+        assert_eq!((key.as_str(), *line), ("kafka.linger", 8));
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_window_for_outages_is_never_shorter_than_the_window() {
+    let queue = |text: &str| parse(&format!("[queue]\n{text}")).map(|loaded| loaded.config.queue);
+    let outage_s = |text: &str| queue(text).unwrap_or_else(|errors| panic!("{errors}")).window_outage.as_secs();
+    assert_eq!(outage_s("window = \"3s\""), 3);
+    assert_eq!(outage_s("window = \"3s\"\nwindow-outage = \"60s\""), 60);
+    let errors = queue("window = \"3s\"\nwindow-outage = \"2s\"").unwrap_err().to_string();
+    assert!(
+        errors.contains(":3:17: queue.window-outage: \"2s\" is shorter than queue.window; allowed: 50ms to"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn what_works_but_is_probably_not_meant_is_a_warning() {
     let text = "[queue]\nwindow = \"200ms\"\n[kafka]\nbrokers = [\"k:9092\"]\nlinger = \"1s\"\n[status]\nlisten = \"0.0.0.0:80\"";
     let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));

@@ -88,7 +88,6 @@ fn durations_sizes_numbers_and_words() {
 #[test]
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
-    later("[queue]\nwindow-outage = \"10s\"", "2:1: queue.window-outage");
     later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     for line in

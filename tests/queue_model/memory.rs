@@ -344,6 +344,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
         queue: forebay::config::Queue {
             quota_bytes: None,
             window: std::time::Duration::from_secs(1),
+            window_outage: std::time::Duration::from_secs(1),
             tail_bytes_max,
             compression: Compression::None,
         },

@@ -117,13 +117,20 @@ pub(in crate::config) static QUEUE: Section = Section {
         ),
         key("window", Kind::Duration(50, 3_600_000), Is("1s"), "Durability window: what a power cut may cost."),
         key(
+            "window-outage",
+            Kind::Duration(50, 3_600_000),
+            Words("the window"),
+            "Durability window once the uplink has been down for 60 s, not shorter than `window`. A longer one spares \
+             flash, as each flush costs the file system blocks of its own; a group that has grown to 64 KiB is written \
+             without waiting longer.",
+        ),
+        key(
             "tail-bytes",
             Kind::Size(256 << 10, 256 << 20),
             Is("4 MiB"),
             "Most memory for records that are not on disk.",
         ),
         key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of blocks on disk."),
-        later("window-outage", "A longer window during an outage."),
         later("key", "Encryption at rest."),
         later("reserve", "Free space left to others."),
     ],

@@ -2,8 +2,8 @@
 //!
 //! sled cuts its log at the first bad byte when it opens it, and overwrites what follows. So an epoch that was not
 //! closed in order is never opened: its blocks are found by raw scan and written into a new generation, and only when
-//! that is durable does the old one go. An epoch that was closed is opened only if the raw scan finds every block of
-//! its summary.
+//! that is durable does the old one go. An epoch that was closed is read as it is only if the raw scan finds every block
+//! of its summary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,11 +13,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::database::Database;
+use super::reader::Reader;
 use super::thinning::Mark;
-use super::writer::{epoch_name, get_block, parse_name, tree_of};
+use super::writer::{epoch_name, parse_name, tree_of};
 use super::{Epoch, EpochStore};
 use crate::metrics::ByKind;
-use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
+use crate::queue::block::{SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
 use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::{self, Entry};
@@ -161,10 +162,8 @@ impl EpochStore {
             }
         })
         .context("raw scan")?;
-        if past.unreadable > 0 {
-            tracing::error!(epoch = number, pieces = past.unreadable, "the device cannot read parts of an epoch");
-            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(past.unreadable);
-        }
+        let unreadable = past.unreadable;
+        self.count_unreadable(number, unreadable);
         // sled writes a log in order, but reuses segments: the order of blocks is by position.
         frames.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         Ok(frames)
@@ -210,39 +209,47 @@ impl EpochStore {
     }
 
     /// Opens a closed epoch for reading, once its raw bytes are known to hold what its summary names.
-    pub(super) fn open_checked(&mut self, number: u64) -> anyhow::Result<Database> {
+    pub(super) fn open_checked(&mut self, number: u64) -> anyhow::Result<Reader> {
         let epoch = self.epochs.get(&number).context("no such epoch")?;
         let dir = epoch.dir.clone();
         if epoch.checked {
-            return Database::open(&dir, SEGMENT_BYTES);
+            return Reader::open(&dir);
         }
-        let frames = self.scan_epoch(number)?;
         let Some(expected) = summary::read(&dir) else {
             // It was given up after a failed append and could not be rescued at once.
+            let frames = self.scan_epoch(number)?;
             self.rewrite(number, frames, false)?;
             self.count_salvaged(number);
             let epoch = self.epochs.get(&number).context("epoch holds no block")?;
-            return Database::open(&epoch.dir, SEGMENT_BYTES);
+            return Reader::open(&epoch.dir);
         };
-        if !frames.newer.is_empty() {
+        let reader = Reader::open(&dir)?;
+        if reader.newer > 0 {
             self.mark_newer(number)?;
         }
-        if frames.blocks.len() + frames.newer.len() >= expected.len()
-            && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
-            && expected.iter().all(|entry| is_whole(&mut database, entry))
-        {
+        let missing = expected.iter().filter(|entry| !reader.holds(entry)).count().saturating_sub(reader.newer);
+        if missing == 0 {
+            self.count_unreadable(number, reader.unreadable);
             if let Some(epoch) = self.epochs.get_mut(&number) {
                 epoch.checked = true;
             }
-            return Ok(database);
+            return Ok(reader);
         }
-        let missing = expected.len().saturating_sub(frames.blocks.len() + frames.newer.len());
+        drop(reader);
         tracing::warn!(epoch = number, blocks_lost = missing, "epoch is damaged, its whole blocks are being rescued");
         self.metrics.queue_blocks_lost.inc_by(missing as u64);
+        let frames = self.scan_epoch(number)?;
         self.rewrite(number, frames, true)?;
         self.count_salvaged(number);
         let epoch = self.epochs.get(&number).context("no block of the epoch is whole")?;
-        Database::open(&epoch.dir, SEGMENT_BYTES)
+        Reader::open(&epoch.dir)
+    }
+
+    fn count_unreadable(&self, number: u64, pieces: u64) {
+        if pieces > 0 {
+            tracing::error!(epoch = number, pieces, "the device cannot read parts of an epoch");
+            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(pieces);
+        }
     }
 
     /// Marks an epoch as one that a newer agent has to read, so that it is not deleted as done.
@@ -278,13 +285,6 @@ impl EpochStore {
 fn frame_id(found: &Found<'_>) -> (u32, usize) {
     let (Found::Block { bytes, .. } | Found::Newer { bytes, .. }) = found;
     (crc32c::crc32c(bytes), bytes.len())
-}
-
-fn is_whole(database: &mut Database, entry: &Entry) -> bool {
-    let value = get_block(database, entry.key).ok().flatten();
-    value.is_some_and(
-        |bytes| !matches!(block::parse(&bytes), Err(ref error) if !matches!(error, block::FrameError::Newer { .. })),
-    )
 }
 
 /// A generation with everything durable; the summary, which says that it is complete, comes last.
