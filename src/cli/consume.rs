@@ -114,6 +114,7 @@ fn plain(brokers: &[String]) -> Kafka {
         in_flight_bytes_max: 0,
         linger: Duration::ZERO,
         properties: [].into(),
+        output: Default::default(),
     }
 }
 

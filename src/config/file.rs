@@ -9,11 +9,11 @@ use super::keys::{CLOCK, GATEWAY, INCLUDED, KAFKA, MQTT, QUEUE, ROOT, STATUS, Se
 use super::ports::may_be_one;
 use super::problem::{Errors, Place, Problem, Report};
 use super::reader::Table;
-use super::resolved::{Config, Modbus, ModbusConnect, Port, SourceKind};
+use super::resolved::{Config, Kafka, Modbus, ModbusConnect, Port, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
-use super::{broker, gateway, kafka, storage};
+use super::{broker, gateway, kafka, output, storage};
 
 /// Longest configuration file in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -230,7 +230,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     }
     let gateway = gateway_table.as_ref().and_then(gateway::read);
     let gateway_id = gateway.as_ref().map(|gateway| &*gateway.id);
-    let (streams, stream_names) =
+    let (streams, stream_names, forms) =
         storage::streams(&collected(&root, &others, "stream", 2 * super::STREAMS_MAX), report);
     let mqtt_table = root.table("mqtt", &MQTT);
     let (mqtt, publications) = match &mqtt_table {
@@ -254,7 +254,11 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     }
     let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table));
     let window = queue.as_ref().map(|queue| queue.window);
-    let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, secrets));
+    let kafka = root.table("kafka", &KAFKA).map(|table| {
+        let around = output::Surroundings { streams: &streams, written: &forms, tags: &tags, sources: &sources };
+        let output = output::read(&table, &around, secrets);
+        Some(Kafka { output: output?, ..kafka::read(&table, gateway_id, window, secrets)? })
+    });
     if !root.has("kafka") {
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }

@@ -8,7 +8,7 @@ use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
+use super::resolved::{Kafka, KafkaCompression, Output, Sasl, Tls};
 use super::secret::{self, Secrets};
 use super::tree::{Kind, quoted};
 
@@ -57,7 +57,7 @@ pub(super) fn read(
             "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
         table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
     }
-    for key in ["delivery", "drain", "encoding"] {
+    for key in ["delivery", "drain"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -73,6 +73,7 @@ pub(super) fn read(
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
         properties,
+        output: Output::default(),
     })
 }
 

@@ -10,6 +10,7 @@ mod kafka;
 mod keys;
 mod modbus;
 mod names;
+mod output;
 mod owned_properties;
 mod ports;
 mod problem;

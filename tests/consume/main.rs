@@ -34,6 +34,7 @@ impl Topic {
             in_flight_bytes_max: 1 << 20,
             linger: Duration::ZERO,
             properties: [].into(),
+            output: Default::default(),
         };
         Self { broker, producer: Producer::new(&kafka, 1, Refusal::Stops).unwrap(), sent: 0 }
     }

@@ -74,6 +74,7 @@ impl Bench {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+            output: Default::default(),
         };
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
         let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams, gateway };
