@@ -114,7 +114,9 @@ fn refuse_what_does_not_fit(table: &Table<'_>, chosen: &Chosen<'_>, around: &Sur
     let (stream, form) = (&chosen.stream.name, chosen.form);
     let error = |message: String| table.report.error(&chosen.at, chosen.path.as_str(), message);
     if form.shape == Shape::Narrow {
-        for tag in around.tags.iter().filter(|tag| NARROW_MEMBERS.contains(&tag.as_str())) {
+        // As schemas compare names: without underscores and capitals.
+        let spelled = |tag: &str| tag.replace('_', "").to_ascii_lowercase();
+        for tag in around.tags.iter().filter(|tag| NARROW_MEMBERS.contains(&spelled(tag).as_str())) {
             let members = NARROW_MEMBERS.join(", ");
             error(format!(
                 "stream {stream:?} is narrow, and the tag {tag:?} has the name of a member; taken: {members}"

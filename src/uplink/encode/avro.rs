@@ -70,11 +70,14 @@ fn type_of(kind: Kind) -> &'static str {
 }
 
 /// The columns of a registered schema of ours, as far as they can be made out; numbers are given anew.
-pub fn columns(schema: &str) -> Columns {
+pub fn columns(schema: &str, shape: Shape) -> Columns {
     let Ok(Json::Object(schema)) = serde_json::from_str::<Json>(schema) else { return Columns::default() };
     let fields = schema.get("fields").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
     let known = fields.iter().filter_map(|field| {
         let name = field.get("name")?.as_str()?;
+        if own(shape).any(|(own, _)| *own == name) {
+            return None;
+        }
         let [Json::String(null), kind] = field.get("type")?.as_array()?.as_slice() else { return None };
         let kind = (null == "null").then(|| kind_of(kind)).flatten()?;
         let shown = field.get("field").and_then(Json::as_str).unwrap_or(name);

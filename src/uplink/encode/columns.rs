@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::message::EXACT_MAX;
-use crate::reading::{Value, is_reserved};
+use crate::reading::{RESERVED_FIELDS, Value};
 
 /// Most columns of a topic, tags included. Each new one may be a new version of the schema, so this bounds both.
 pub const COLUMNS_MAX: usize = 1_000;
@@ -91,6 +91,7 @@ pub struct Column {
 pub struct Columns {
     columns: Vec<Column>,
     places: HashMap<Kind, HashMap<String, usize>>,
+    spellings: HashSet<String>,
 }
 
 impl Columns {
@@ -171,10 +172,9 @@ impl Columns {
         if self.places.get(&column.kind).is_some_and(|places| places.contains_key(&column.field)) {
             return true;
         }
-        let clashes = |other: &Column| other.name == column.name || other.number == column.number;
         let usable = is_name(&column.name) && (FIRST_NUMBER..=NUMBER_MAX).contains(&column.number);
-        if !usable || is_reserved(&column.name) || self.columns.len() >= COLUMNS_MAX || self.columns.iter().any(clashes)
-        {
+        let number_is_taken = self.columns.iter().any(|other| other.number == column.number);
+        if !usable || number_is_taken || self.is_taken(&column.name) || self.columns.len() >= COLUMNS_MAX {
             return false;
         }
         self.push(column);
@@ -182,22 +182,26 @@ impl Columns {
     }
 
     fn push(&mut self, column: Column) {
+        self.spellings.insert(spelling(&column.name));
         self.places.entry(column.kind).or_default().insert(column.field.clone(), self.columns.len());
         self.columns.push(column);
     }
 
     /// The field's name as schemas allow it; with the type behind it where another column has it already.
     fn free_name(&self, field: &str, kind: Kind) -> String {
-        let taken: HashSet<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-        let is_taken = |name: &str| taken.contains(name) || is_reserved(name);
-        let mut name = schema_name(field);
-        if is_taken(&name) {
-            name = format!("{name}_{}", kind.word());
+        let plain = schema_name(field);
+        if !self.is_taken(&plain) {
+            return plain;
         }
-        while is_taken(&name) {
-            name.push('_');
-        }
-        name
+        let typed = format!("{plain}_{}", kind.word());
+        let numbered = (2..).map(|number| format!("{typed}_{number}"));
+        // There are fewer columns than numbers.
+        std::iter::once(typed.clone()).chain(numbered).find(|name| !self.is_taken(name)).unwrap_or(plain)
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        let spelling = spelling(name);
+        RESERVED_FIELDS.contains(&spelling.as_str()) || self.spellings.contains(&spelling)
     }
 }
 
@@ -209,6 +213,11 @@ fn empty(kind: Kind) -> Cell<'static> {
         Kind::Double => Cell::Double(0.0),
         Kind::Text => Cell::Text(""),
     }
+}
+
+/// What names of one message must differ in: proto3 refuses names that differ in underscores and capitals only.
+pub fn spelling(name: &str) -> String {
+    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
 }
 
 fn is_name(text: &str) -> bool {

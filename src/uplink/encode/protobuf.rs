@@ -4,6 +4,7 @@
 //! Columns are `optional`: what is not in a record is not in its message. Written by hand like Avro: there is no
 //! generated code for a schema that grows at run time.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use super::columns::{Cell, Column, Columns, Kind};
@@ -47,9 +48,11 @@ pub fn schema(name: &str, shape: Shape, columns: &Columns) -> String {
     for (kind, name, number) in OWN.iter().chain(metric) {
         let _ = writeln!(text, "  {kind} {name} = {number};");
     }
+    let mut shown_before = HashSet::new();
     for column in columns.list() {
         let (kind, name, number) = (type_of(column.kind), &column.name, column.number);
-        let json_name = json_name(column).map_or_else(String::new, |shown| format!(" [json_name = \"{shown}\"]"));
+        let shown = json_name(column).filter(|shown| shown_before.insert(shown.clone()));
+        let json_name = shown.map_or_else(String::new, |shown| format!(" [json_name = \"{}\"]", escaped(&shown)));
         let _ = writeln!(text, "  optional {kind} {name} = {number}{json_name};");
     }
     text.push_str("}\n");
@@ -72,14 +75,29 @@ fn kind_of(word: &str) -> Option<Kind> {
         .find(|kind| type_of(*kind) == word)
 }
 
-/// The field's name for Protobuf's JSON mapping, as a proto string: as in our own JSON, where the mapping would make
+/// The field's name for Protobuf's JSON mapping: as in our own JSON, where the mapping would make
 /// something else of it. A second column of a field says its type.
 fn json_name(column: &Column) -> Option<String> {
     let is_first = super::columns::schema_name(&column.field) == column.name;
     let shown = if is_first { column.field.clone() } else { format!("{} ({})", column.field, column.kind.word()) };
     let is_default = shown == column.name && !shown.contains('_');
-    // Names in brackets are kept for extensions.
-    (!is_default && !shown.starts_with('[')).then(|| shown.replace('\\', "\\\\").replace('"', "\\\""))
+    // Names in brackets are kept for extensions, and a NUL is not allowed: these are shown as Protobuf likes it.
+    (!is_default && !shown.starts_with('[') && !shown.contains('\0')).then_some(shown)
+}
+
+/// As it stands inside a proto string.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '"' => escaped.extend(['\\', c]),
+            c if c.is_ascii_control() => {
+                let _ = write!(escaped, "\\{:03o}", u32::from(c));
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// The columns of a registered schema of ours, as far as they can be made out. A registry may have laid the text out
@@ -110,7 +128,14 @@ fn quoted(text: &str) -> Option<String> {
     loop {
         match inside.next()? {
             '"' => return Some(plain),
-            '\\' => plain.push(inside.next()?),
+            '\\' => match inside.next()? {
+                digit @ '0'..='7' => {
+                    let code = [Some(digit), inside.next(), inside.next()];
+                    let code = code.into_iter().try_fold(0, |code, digit| Some(code * 8 + digit?.to_digit(8)?));
+                    plain.push(char::from_u32(code?)?);
+                }
+                other => plain.push(other),
+            },
             other => plain.push(other),
         }
     }

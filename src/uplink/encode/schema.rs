@@ -27,7 +27,7 @@ impl Plan {
     pub fn merged(&self, latest: &str) -> Option<Columns> {
         let latest = match self.form.encoding {
             Encoding::Protobuf => protobuf::columns(latest),
-            Encoding::Avro | Encoding::Json => avro::columns(latest),
+            Encoding::Avro | Encoding::Json => avro::columns(latest, self.form.shape),
         };
         self.columns.behind(&latest)
     }
