@@ -197,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_which_messages_are_missing_is_not_delivered() {
+        let mut tracker = Tracker::default();
+        let first = tracker.sent(position(0), 10, false);
+        assert_eq!(tracker.reported(first, true), None, "its second message is not even sent");
+        assert_eq!((tracker.pending(), tracker.is_partial(), tracker.unacknowledged()), (0, true, 1));
+        assert_eq!(tracker.sent(position(0), 10, true), first, "the same record");
+        assert_eq!(tracker.reported(first, true), Some(position(0)));
+        let second = tracker.sent(position(1), 10, false);
+        tracker.rewind();
+        assert!(!tracker.is_partial());
+        assert_eq!(tracker.sent(position(1), 10, true), second + 1);
+        assert_eq!(tracker.reported(second, true), None, "a report of what is sent again");
+    }
+
+    #[test]
     fn tokens_are_used_again_and_unknown_ones_are_ignored() {
         let mut tokens = Tokens::default();
         let sent = Sent { stream: 3, serial: 70, timestamp_ms: 1 };
@@ -209,27 +224,41 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order and outcome of reports, what is acknowledged is exactly the longest delivered prefix.
+        /// Whatever the order and outcome of reports, what is acknowledged is exactly the longest prefix of records all
+        /// of whose messages are delivered.
         #[test]
         fn the_acknowledged_prefix_is_exact(
-            outcomes in proptest::collection::vec(proptest::bool::weighted(0.9), 1..80),
-            order in proptest::collection::vec(any::<prop::sample::Index>(), 80),
+            outcomes in proptest::collection::vec(
+                proptest::collection::vec(proptest::bool::weighted(0.95), 1..4), 1..60),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 180),
         ) {
             let mut tracker = Tracker::default();
-            let mut waiting: Vec<(u64, usize)> =
-                (0..outcomes.len()).map(|seq| (tracker.sent(position(seq as u64), seq + 1, true), seq)).collect();
-            let mut reported = vec![None; outcomes.len()];
+            let mut waiting: Vec<(u64, usize, usize)> = Vec::new();
+            for (record, messages) in outcomes.iter().enumerate() {
+                for message in 0..messages.len() {
+                    let serial = tracker.next_serial();
+                    let last = message + 1 == messages.len();
+                    prop_assert_eq!(tracker.sent(position(record as u64), record + 1, last), serial);
+                    prop_assert_eq!(tracker.is_partial(), !last);
+                    waiting.push((serial, record, message));
+                }
+            }
+            let mut reported: Vec<Vec<Option<bool>>> = outcomes.iter().map(|messages| vec![None; messages.len()]).collect();
             let mut acknowledged = None;
-            for pick in order.iter().take(outcomes.len()) {
-                let (serial, seq) = waiting.swap_remove(pick.index(waiting.len()));
-                reported[seq] = Some(outcomes[seq]);
-                if let Some(through) = tracker.reported(serial, outcomes[seq]) {
+            for pick in order.iter().take(waiting.len()) {
+                let (serial, record, message) = waiting.swap_remove(pick.index(waiting.len()));
+                let delivered = outcomes[record][message];
+                reported[record][message] = Some(delivered);
+                if let Some(through) = tracker.reported(serial, delivered) {
                     prop_assert!(acknowledged < Some(through));
                     acknowledged = Some(through);
                 }
-                let prefix = reported.iter().take_while(|outcome| **outcome == Some(true)).count();
+                let is_whole = |messages: &&Vec<Option<bool>>| messages.iter().all(|outcome| *outcome == Some(true));
+                let prefix = reported.iter().take_while(is_whole).count();
                 prop_assert_eq!(acknowledged, prefix.checked_sub(1).map(|last| position(last as u64)));
-                let bytes: usize = waiting.iter().map(|(_, seq)| seq + 1).sum();
+                // A record's bytes count until its last message is reported.
+                let open = reported.iter().enumerate().filter(|(_, messages)| messages.contains(&None));
+                let bytes: usize = open.map(|(record, messages)| (record + 1) * messages.len()).sum();
                 prop_assert_eq!((tracker.pending(), tracker.pending_bytes()), (waiting.len(), bytes));
                 prop_assert_eq!(tracker.unacknowledged(), outcomes.len() - prefix);
             }

@@ -104,6 +104,23 @@ fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
 }
 
 #[test]
+fn a_record_in_parts_is_finished_first_and_isolated_whole() {
+    let mut lane = Lane::new(BACKOFF);
+    let first = lane.took(position(0), 10, true);
+    let second = lane.took(position(1), 10, false);
+    assert_eq!(lane.room(0, 1, 1), 1, "the rest of a record goes before all limits");
+    // Its second message is refused at once, while the one before it is on its way.
+    assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 0.5), []);
+    assert_eq!(lane.room(0, 100, 1_000), 0);
+    assert_eq!(lane.reported(first, None, 0, 0.5), [Event::Acknowledged(position(0))]);
+    let events = lane.reported(second, None, 0, 0.5);
+    assert!(matches!(&events[..], [Event::SetAside(at, _)] if *at == position(1)), "{events:?}");
+    assert!(lane.take_rewound());
+    assert_eq!(lane.was_set_aside(), None);
+    assert_eq!((lane.sent(), lane.room(0, 100, 1_000)), (None, 1));
+}
+
+#[test]
 fn a_record_that_is_refused_at_once_waits_for_those_before_it() {
     let mut lane = Lane::new(BACKOFF);
     let serial = lane.took(position(0), 1, true);

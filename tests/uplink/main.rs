@@ -5,6 +5,10 @@
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+#[path = "../registry/stand_in.rs"]
+mod stand_in;
+
+mod encodings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

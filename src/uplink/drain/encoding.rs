@@ -128,6 +128,8 @@ fn learn(outlet: &mut Outlet) -> bool {
     let mut records = outlet.ready.iter();
     let first_fits = records.next().is_some_and(|record| outlet.encoder.learn(record));
     // What does not fit is found out when it is its turn.
-    records.for_each(|record| drop(outlet.encoder.learn(record)));
+    for record in records {
+        outlet.encoder.learn(record);
+    }
     first_fits
 }

@@ -62,7 +62,9 @@ impl Schema {
     pub fn new(topic: &str, form: Form, tags: &BTreeMap<String, String>) -> Self {
         let mut columns = Columns::default();
         // The configuration allows far fewer tags than there may be columns.
-        tags.iter().for_each(|(name, text)| drop(columns.add(name, Cell::Text(text))));
+        for (name, text) in tags {
+            columns.add(name, Cell::Text(text));
+        }
         let plan = Plan { subject: format!("{topic}-value"), form, columns, record_name: record_name(topic) };
         Self { plan, registered: None }
     }
