@@ -15,3 +15,6 @@ mod others;
 mod process;
 mod scene;
 mod servers;
+#[path = "../registry/stand_in.rs"]
+#[allow(dead_code, reason = "tests/uplink uses more of it")]
+mod stand_in;

@@ -23,9 +23,14 @@ impl Kafka {
         let mut node = Self { dir, bootstrap: String::new() };
         node.up();
         for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            output(script("kafka").arg("topic").arg(&node.dir).args([topic, partitions]));
+            node.topic(topic, partitions);
         }
         node
+    }
+
+    /// Makes a topic.
+    pub fn topic(&self, name: &str, partitions: &str) {
+        output(script("kafka").arg("topic").arg(&self.dir).args([name, partitions]));
     }
 
     /// Starts it again, with what it held, where it was.
