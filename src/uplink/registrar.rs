@@ -1,7 +1,7 @@
 //! Registers schemas on a thread of its own, so that a slow or absent registry keeps nobody waiting but the stream
 //! whose schema it is.
 
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
@@ -101,10 +101,7 @@ impl Registrar {
 
     /// The next outcome, if there is one.
     pub fn outcome(&self) -> Option<Outcome> {
-        match self.outcomes.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.outcomes.try_recv().ok()
     }
 }
 
