@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "unwrap is how a test fails")]
 
 mod agent;
+mod cluster;
 mod kafka;
 mod ledger;
 mod line;
@@ -15,6 +16,7 @@ mod others;
 mod process;
 mod scene;
 mod servers;
+mod silence;
 #[path = "../registry/stand_in.rs"]
 #[allow(dead_code, reason = "tests/uplink uses more of it")]
 mod stand_in;
