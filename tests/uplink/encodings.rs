@@ -193,7 +193,7 @@ fn a_damaged_cache_is_registered_anew_under_the_same_id() {
     let bench = bench(AVRO, &stand_in);
     let file = bench.settings.gateway.state_dir.join("schemas/telemetry.json");
     let mut before = String::new();
-    // Whole; one bit flipped; torn; empty.
+    // One bit of the id flipped; torn; empty; whole.
     for damage in 0..4 {
         push_numbers(&bench, "a", 10);
         let (uplink, stop) = first_life(&bench);
@@ -205,9 +205,13 @@ fn a_damaged_cache_is_registered_anew_under_the_same_id() {
         before.clone_from(&text);
         let mut bytes = text.into_bytes();
         match damage {
-            0 => bytes[40] ^= 1,
+            0 => {
+                let id = before.find("\"id\":").unwrap() + 5;
+                bytes[id + 3] ^= 2;
+            }
             1 => bytes.truncate(60),
-            _ => bytes.clear(),
+            2 => bytes.clear(),
+            _ => {}
         }
         std::fs::write(&file, bytes).unwrap();
     }
