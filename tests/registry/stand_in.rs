@@ -5,11 +5,15 @@
 //! number.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 /// How it behaves.
@@ -49,6 +53,23 @@ pub struct StandIn {
 impl StandIn {
     /// On a free port of the loopback interface.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same over TLS, with a certificate for 127.0.0.1 that `registry-ca.pem` has signed.
+    pub fn start_tls() -> Self {
+        let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name);
+        let certificate = CertificateDer::from_pem_file(file("registry.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(file("registry.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key);
+        Self::start_with(Some(Arc::new(config.unwrap())))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
@@ -68,7 +89,13 @@ impl StandIn {
                     Mood::Silent => kept.push(connection),
                     Mood::Away => drop(connection),
                     // A client that leaves in the middle is its own affair.
-                    Mood::Willing | Mood::Unwilling(..) => drop(serve(&connection, &shared)),
+                    Mood::Willing | Mood::Unwilling(..) => match &tls {
+                        None => drop(serve(connection, &shared)),
+                        Some(config) => {
+                            let session = ServerConnection::new(Arc::clone(config)).unwrap();
+                            drop(serve(StreamOwned::new(session, connection), &shared));
+                        }
+                    },
                 }
             }
         });
@@ -81,7 +108,7 @@ impl StandIn {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes how it behaves from the next connection on.
@@ -114,6 +141,7 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
+        // A thread that is gone has said why.
         self.state().ends = true;
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
@@ -122,7 +150,7 @@ impl Drop for StandIn {
     }
 }
 
-fn serve(connection: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+fn serve(connection: impl Read + Write, state: &Mutex<State>) -> std::io::Result<()> {
     let mut reader = BufReader::new(connection);
     let mut lines = Vec::new();
     loop {
@@ -154,13 +182,14 @@ fn serve(connection: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         state.answer(method, &parts, &body)
     };
     let answer = answer.to_string();
-    let mut out = connection;
+    let out = reader.get_mut();
     write!(
         out,
         "HTTP/1.1 {status} -\r\nContent-Type: application/vnd.schemaregistry.v1+json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{answer}",
         answer.len()
-    )
+    )?;
+    out.flush()
 }
 
 fn refusal(status: u16, code: u32, words: &str) -> (u16, Value) {

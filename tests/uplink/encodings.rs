@@ -1,6 +1,7 @@
 //! Other encodings than wide JSON, into the embedded Kafka, with a stand-in for the Schema Registry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,6 +279,34 @@ fn a_registry_may_want_a_password() {
     bench.drained(0);
     bench.end(uplink);
     assert_eq!(read_avro(&bench, &stand_in).len(), 10);
+}
+
+#[test]
+fn a_registry_proves_over_tls_who_it_is() {
+    let stand_in = StandIn::start_tls();
+    let mut bench = bench(AVRO, &stand_in);
+    let data = |name: &str| Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name));
+    push_numbers(&bench, "a", 10);
+    for (host, ca, words) in [
+        ("127.0.0.1", "ca-1.pem", "UnknownIssuer"),
+        ("localhost", "registry-ca.pem", "localhost"),
+        ("127.0.0.1", "nowhere.pem", "nowhere.pem"),
+    ] {
+        let registry = bench.settings.kafka.output.registry.as_mut().unwrap();
+        (registry.tls, registry.host, registry.ca) = (true, host.into(), data(ca));
+        let (uplink, stop) = first_life(&bench);
+        wait_for("the hold", || !hold_of(&uplink).is_empty());
+        let reason = hold_of(&uplink);
+        assert!(reason.contains("https://") && reason.contains(words), "{reason}");
+        stop.cancel();
+        uplink.join();
+    }
+    let registry = bench.settings.kafka.output.registry.as_mut().unwrap();
+    (registry.host, registry.ca) = ("127.0.0.1".into(), data("registry-ca.pem"));
+    let uplink = bench.start();
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!(seqs(&read_avro(&bench, &stand_in)), (0..10).collect::<Vec<_>>());
 }
 
 #[test]

@@ -15,7 +15,7 @@ const DECIMAL: &str = r#"{"type":"bytes","logicalType":"decimal","precision":20,
 const NULLABLE_LONG: &str = r#"["null","long"],"default":null"#;
 
 /// Members that every record has: name, and type with what follows it.
-const OWN: [(&str, &str); 10] = [
+const OWN: [(&str, &str); 11] = [
     ("gateway", r#""string""#),
     ("stream", r#""string""#),
     ("device", r#""string""#),
@@ -26,6 +26,7 @@ const OWN: [(&str, &str); 10] = [
     ("run", r#""int""#),
     ("seq", r#""long""#),
     ("skipped", NULLABLE_LONG),
+    ("thinned", NULLABLE_LONG),
 ];
 
 /// Members of a narrow record.
@@ -116,8 +117,9 @@ fn write_own(out: &mut Vec<u8>, own: &Own<'_>) {
     write_text(out, own.queue);
     write_long(out, i64::from(own.run));
     write_long(out, own.seq.cast_signed());
-    let skipped = (own.skipped > 0).then(|| Cell::Long(own.skipped.cast_signed()));
-    write_optional(out, skipped);
+    for count in [own.skipped, own.thinned] {
+        write_optional(out, (count > 0).then(|| Cell::Long(count.cast_signed())));
+    }
 }
 
 fn write_metric(out: &mut Vec<u8>, metric: &Metric<'_>) {

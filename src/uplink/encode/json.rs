@@ -55,6 +55,9 @@ fn begin<'a>(out: &'a mut Vec<u8>, own: &Own<'_>, tags: &BTreeMap<String, String
     if own.skipped > 0 {
         object.unsigned("skipped", own.skipped);
     }
+    if own.thinned > 0 {
+        object.unsigned("thinned", own.thinned);
+    }
     for (name, text) in tags {
         object.text(name, text);
     }

@@ -42,6 +42,8 @@ pub struct Own<'a> {
     pub seq: u64,
     /// Records removed on purpose before this one.
     pub skipped: u64,
+    /// How many of these were thinned out.
+    pub thinned: u64,
 }
 
 impl<'a> Own<'a> {
@@ -58,6 +60,8 @@ impl<'a> Own<'a> {
             run: record.position.run(),
             seq: record.position.seq(),
             skipped: record.skipped,
+            // Schemas have the member already, so that it makes no new version of them; no stream is thinned yet.
+            thinned: 0,
         }
     }
 }

@@ -162,7 +162,7 @@ impl Encoder {
         for field in &record.fields {
             self.write(out, own, record, Some(Metric::from(field)))?;
             // Said once.
-            own.skipped = 0;
+            (own.skipped, own.thinned) = (0, 0);
         }
         Ok(())
     }

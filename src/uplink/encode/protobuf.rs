@@ -16,7 +16,7 @@ const WIRE_64_BIT: u64 = 1;
 const WIRE_BYTES: u64 = 2;
 
 /// Members that every record has: type, name, number.
-const OWN: [(&str, &str, u32); 10] = [
+const OWN: [(&str, &str, u32); 11] = [
     ("string", "gateway", 1),
     ("string", "stream", 2),
     ("string", "device", 3),
@@ -27,6 +27,7 @@ const OWN: [(&str, &str, u32); 10] = [
     ("uint32", "run", 8),
     ("uint64", "seq", 9),
     ("optional uint64", "skipped", 10),
+    ("optional uint64", "thinned", 11),
 ];
 
 /// Members of a narrow record.
@@ -150,8 +151,8 @@ pub fn write(out: &mut Vec<u8>, message: &Message<'_>, columns: &Columns) {
     write_time(out, 5, own.wall_us);
     write_plain_text(out, 6, own.clock);
     write_plain_text(out, 7, own.queue);
-    for (number, value) in [(8, u64::from(own.run)), (9, own.seq), (10, own.skipped)] {
-        // proto3 leaves the default out; `skipped` is 0 where there is nothing to tell.
+    for (number, value) in [(8, u64::from(own.run)), (9, own.seq), (10, own.skipped), (11, own.thinned)] {
+        // proto3 leaves the default out; the last two are 0 where there is nothing to tell.
         if value > 0 {
             write_cell(out, number, Cell::Unsigned(value));
         }

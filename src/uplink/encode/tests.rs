@@ -192,6 +192,20 @@ fn a_protobuf_record_reads_back_whole() {
 }
 
 #[test]
+fn schemas_have_every_member_that_is_reserved() {
+    for shape in [Shape::Wide, Shape::Narrow] {
+        let avro: serde_json::Value =
+            serde_json::from_str(&register(&mut encoder(Encoding::Avro, shape, false), 7)).unwrap();
+        let proto = pool(&register(&mut encoder(Encoding::Protobuf, shape, false), 7));
+        let message = proto.get_message_by_name("forebay.PlantTelemetry").unwrap();
+        for name in crate::reading::RESERVED_FIELDS {
+            assert!(avro["fields"].as_array().unwrap().iter().any(|field| field["name"] == name), "{name}");
+            assert!(message.get_field_by_name(name).is_some(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_in_a_record_is_absent_in_its_message() {
     for encoding in [Encoding::Avro, Encoding::Protobuf] {
         let mut encoder = encoder(encoding, Shape::Wide, false);
