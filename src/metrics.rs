@@ -137,6 +137,8 @@ metrics! {
     uplink_watchdog_rebuilds: Counter, "uplink_watchdog_rebuilds";
     /// Renewals of TLS files by result (`applied`, `refused`)
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
+    /// Requests for a schema by result (`registered`, `refused`, `unreachable`, `unintelligible`, `too_many_fields`)
+    uplink_schema_requests: Family<ByKind, Counter>, "uplink_schema_requests";
     /// Whether the local broker is connected
     mqtt_up: Gauge, "mqtt_up";
     /// Connections to the local broker after the first

@@ -11,6 +11,7 @@ mod kafka;
 mod keys;
 mod modbus;
 mod names;
+mod output;
 mod owned_properties;
 mod ports;
 mod problem;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::reading::Name;
 
+mod output;
 mod sources;
 
+pub use output::*;
 pub use sources::*;
 
 /// Everything `forebay run` needs.
@@ -189,6 +191,8 @@ pub struct Kafka {
     pub linger: Duration,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
+    /// How records are written into messages.
+    pub output: Output,
 }
 
 /// `compression.type` of Kafka batches.

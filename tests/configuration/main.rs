@@ -9,7 +9,7 @@ mod mistakes;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::config::{self, Broker, Durability, Retention, SourceKind, WhenFull};
+use forebay::config::{self, Broker, Durability, Encoding, Form, Retention, Shape, SourceKind, WhenFull};
 use proptest::prelude::*;
 
 /// The shape a user sees, without what is not yet supported.
@@ -41,6 +41,42 @@ fn the_whole_example_passes_and_says_what_it_says() {
     assert_eq!(kafka.client_id, "truck-17");
     assert_eq!(kafka.properties["socket.keepalive.enable"], "true");
     assert_eq!(config.status.expect("status is on").listen.port(), 9273);
+}
+
+#[test]
+fn streams_are_written_as_kafka_says_unless_they_say_otherwise() {
+    let text = r#"
+[[source]]
+name = "yard"
+type = "mqtt"
+topics = ["a/+"]
+[mqtt]
+broker = "mqtt://b"
+[[stream]]
+name = "raw"
+encoding = "json"
+[[stream]]
+name = "metrics"
+shape = "narrow"
+[kafka]
+brokers = ["k:1"]
+encoding = "protobuf"
+cloudevents = true
+registry = { url = "https://r.example/api/", timeout = "3s" }
+"#;
+    let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, []);
+    let output = loaded.config.kafka.unwrap().output;
+    let form = |stream| output.form(stream);
+    assert_eq!(form("telemetry"), Form { encoding: Encoding::Protobuf, shape: Shape::Wide });
+    assert_eq!(form("raw"), Form::default());
+    assert_eq!(form("metrics"), Form { encoding: Encoding::Protobuf, shape: Shape::Narrow });
+    assert!(output.cloudevents && output.untyped_sources.contains("yard"));
+    let registry = output.registry.unwrap();
+    assert_eq!((registry.url().as_str(), registry.timeout), ("https://r.example/api", Duration::from_secs(3)));
+    let unused = parse("[kafka]\nbrokers = [\"k:1\"]\nregistry = { url = \"http://r\" }").unwrap();
+    assert!(unused.warnings.iter().any(|warning| warning.message.contains("is not used")));
+    assert!(unused.config.kafka.unwrap().output.untyped_sources.is_empty());
 }
 
 #[test]

@@ -164,9 +164,15 @@ pub(in crate::config) static STREAM: Section = Section {
         ),
         key(
             "encoding",
-            Kind::Word(&["json"], &["avro", "protobuf"]),
-            Is("json"),
-            "How records are written into Kafka messages.",
+            Kind::Word(&["json", "avro", "protobuf"], &[]),
+            Words("`kafka.encoding`"),
+            "How its records are written into Kafka messages.",
+        ),
+        key(
+            "shape",
+            Kind::Word(&["wide", "narrow"], &[]),
+            Words("`kafka.shape`"),
+            "Whether a message is a whole reading or one field of it.",
         ),
         later("rate", "A limit on how fast the stream drains."),
     ],
