@@ -103,7 +103,9 @@ impl EpochStore {
 
     /// Numbers of epochs that others say they replace.
     fn replaced(&self, generations: &BTreeMap<u64, Vec<u32>>) -> BTreeSet<u64> {
-        let complete = generations.iter().filter_map(|(number, found)| Some((*number, self.complete(*number, found)?)));
+        // Only a generation that was written anew can say so.
+        let rewritten = generations.iter().filter(|(_, found)| found.last().is_some_and(|generation| *generation > 0));
+        let complete = rewritten.filter_map(|(number, found)| Some((*number, self.complete(*number, found)?)));
         let dirs = complete.map(|(number, generation)| self.queue_dir.join(epoch_name(number, generation)));
         dirs.flat_map(|dir| Mark::read(&dir).replaced).collect()
     }
