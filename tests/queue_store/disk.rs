@@ -3,8 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+
+/// How long others may hold a file system that was unmounted.
+const LETS_GO_MAX: Duration = Duration::from_secs(60);
 
 /// An ext4 file system in a file, mounted by a loop device; unmounted when dropped.
 pub struct LoopDisk {
@@ -40,8 +44,24 @@ impl LoopDisk {
 
     #[allow(dead_code, reason = "not all who use this module need it")]
     pub fn remount(&self) -> anyhow::Result<()> {
-        run(Command::new("umount").arg(&self.mount_point))?;
+        self.unmount()?;
         self.mount()
+    }
+
+    /// Unmounts it and waits until the device has let go of the image. A process that begins in a mount namespace of
+    /// its own takes a copy of all mounts with it; mounted again before that is gone it would be the old file system,
+    /// still without power.
+    fn unmount(&self) -> anyhow::Result<()> {
+        run(Command::new("umount").arg(&self.mount_point))?;
+        let deadline = Instant::now() + LETS_GO_MAX;
+        loop {
+            let holders = Command::new("losetup").arg("-j").arg(&self.image).output().context("losetup")?;
+            if holders.stdout.is_empty() {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "somebody else holds {}", self.mount_point.display());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Cuts the power: what is not on the device by now is gone.
@@ -61,7 +81,7 @@ impl LoopDisk {
     /// Repairs it as an administrator would and mounts it again.
     #[allow(dead_code, reason = "not all who use this module need it")]
     pub fn repair(&self) -> anyhow::Result<()> {
-        run(Command::new("umount").arg(&self.mount_point))?;
+        self.unmount()?;
         // 1: errors were corrected.
         let status =
             Command::new("e2fsck").args(["-fp"]).arg(&self.image).stdout(std::process::Stdio::null()).status()?;
