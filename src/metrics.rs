@@ -92,6 +92,8 @@ metrics! {
     records_acknowledged: Family<ByStream, Counter>, "records_acknowledged";
     /// Records removed without acknowledgement, by reason; each is marked by `skipped` in the next one
     records_dropped: Family<ByStreamAndReason, Counter>, "records_dropped";
+    /// Records thinned out to make room; each is marked by `skipped` and `thinned` in the next one
+    records_thinned: Family<ByStream, Counter>, "records_thinned";
     /// Records put into the dead-letter file, by reason
     records_set_aside: Family<ByStreamAndReason, Counter>, "records_set_aside";
     /// Records found missing at recovery that nothing explains
@@ -144,6 +146,8 @@ metrics! {
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
     /// Seconds until a certificate file of kafka.tls expires by this machine's clock; negative: since it has
     tls_certificate_expiry_seconds: Family<ByFile, Gauge>, "tls_certificate_expiry_seconds";
+    /// Requests for a schema by result (`registered`, `refused`, `unreachable`, `unintelligible`, `too_many_fields`)
+    uplink_schema_requests: Family<ByKind, Counter>, "uplink_schema_requests";
     /// Whether the local broker is connected
     mqtt_up: Gauge, "mqtt_up";
     /// Connections to the local broker after the first

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Tls};
+use super::resolved::{Kafka, KafkaCompression, Output, Tls};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
 use super::tree::{Kind, Node, quoted};
@@ -21,12 +20,7 @@ const UNVERIFIED: [(&str, &str); 2] =
     [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")];
 
 /// Reads `[kafka]`.
-pub(super) fn read(
-    table: &Table<'_>,
-    gateway: Option<&str>,
-    window: Option<Duration>,
-    secrets: Secrets<'_>,
-) -> Option<Kafka> {
+pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_>) -> Option<Kafka> {
     let mut brokers = Vec::new();
     for (broker, place) in table.texts("brokers", 1..=32) {
         if host_port(broker, None).is_none() {
@@ -51,14 +45,7 @@ pub(super) fn read(
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    if let (Some(linger), Some(window)) = (linger, window)
-        && linger > window / 10
-    {
-        let message =
-            "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
-        table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
-    }
-    for key in ["delivery", "drain", "encoding"] {
+    for key in ["delivery", "drain"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -74,6 +61,7 @@ pub(super) fn read(
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
         properties,
+        output: Output::default(),
     })
 }
 

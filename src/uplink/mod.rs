@@ -7,9 +7,12 @@
 mod delivery;
 mod drain;
 pub mod encode;
+mod gate;
 mod health;
 mod lane;
 pub mod preflight;
+mod registrar;
+mod schema_cache;
 mod timestamp;
 mod watchdog;
 
