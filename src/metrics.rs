@@ -85,6 +85,8 @@ metrics! {
     records_acknowledged: Family<ByStream, Counter>, "records_acknowledged";
     /// Records removed without acknowledgement, by reason; each is marked by `skipped` in the next one
     records_dropped: Family<ByStreamAndReason, Counter>, "records_dropped";
+    /// Records thinned out to make room; each is marked by `skipped` and `thinned` in the next one
+    records_thinned: Family<ByStream, Counter>, "records_thinned";
     /// Records put into the dead-letter file, by reason
     records_set_aside: Family<ByStreamAndReason, Counter>, "records_set_aside";
     /// Records found missing at recovery that nothing explains

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::keys::{SASL, TLS};
 use super::names::host_port;
@@ -16,12 +15,7 @@ use super::tree::{Kind, quoted};
 const PROPERTIES_MAX: usize = 64;
 
 /// Reads `[kafka]`.
-pub(super) fn read(
-    table: &Table<'_>,
-    gateway: Option<&str>,
-    window: Option<Duration>,
-    secrets: Secrets<'_>,
-) -> Option<Kafka> {
+pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_>) -> Option<Kafka> {
     let mut brokers = Vec::new();
     for (broker, place) in table.texts("brokers", 1..=32) {
         if host_port(broker, None).is_none() {
@@ -50,13 +44,6 @@ pub(super) fn read(
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    if let (Some(linger), Some(window)) = (linger, window)
-        && linger > window / 10
-    {
-        let message =
-            "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
-        table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
-    }
     for key in ["delivery", "drain"] {
         table.word(key);
     }

@@ -5,6 +5,7 @@
 
 mod broker;
 mod file;
+mod flash;
 mod gateway;
 mod kafka;
 mod keys;
@@ -20,6 +21,7 @@ mod resolved;
 mod secret;
 mod source;
 mod storage;
+mod thinning;
 mod tree;
 mod units;
 

@@ -1,6 +1,7 @@
 //! `[queue]`, `[[stream]]` and `[status]`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::keys::{RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
@@ -17,6 +18,7 @@ pub(super) const TELEMETRY: &str = "telemetry";
 pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
     let quota_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
     let window = table.duration("window");
+    let window_outage = window_outage(table, window);
     let tail_bytes_max = table.size("tail-bytes");
     let compression = match table.word("compression") {
         Some("none") => Some(Compression::None),
@@ -27,9 +29,23 @@ pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
     Some(Queue {
         quota_bytes: quota_bytes?,
         window: window?,
+        window_outage: window_outage?,
         tail_bytes_max: tail_bytes_max?,
         compression: compression?,
     })
+}
+
+/// The window of an outage; not shorter than that of every day.
+fn window_outage(table: &Table<'_>, window: Option<Duration>) -> Option<Duration> {
+    if !table.has("window-outage") {
+        return window;
+    }
+    let written = table.duration("window-outage")?;
+    if window.is_some_and(|window| written < window) {
+        table.refuse("window-outage", "is shorter than queue.window");
+        return None;
+    }
+    Some(written)
 }
 
 /// The streams, `telemetry` first unless it is written, their names (also of those that are wrong otherwise), and what
@@ -106,6 +122,7 @@ fn retention(table: &Table<'_>) -> Option<Retention> {
     let age = if table.has("age") { table.duration("age").map(Some) } else { Some(None) };
     let when_full = match table.word("when-full") {
         Some("reject-newest") => Some(WhenFull::RejectNewest),
+        Some("thin") => Some(WhenFull::Thin),
         Some(_) => Some(WhenFull::DropOldest),
         None => None,
     };

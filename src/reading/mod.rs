@@ -236,6 +236,8 @@ pub struct Record {
     pub position: Position,
     /// How many records of the stream were removed on purpose between the previous record and this one.
     pub skipped: u64,
+    /// How many of `skipped` were thinned out: the history is coarser there, without a hole.
+    pub thinned: u64,
     /// When it was measured.
     pub stamp: Stamp,
     /// The configured source's name.

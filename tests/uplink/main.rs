@@ -5,6 +5,8 @@
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+#[path = "../yardstick/rewriting.rs"]
+mod rewriting;
 #[path = "../registry/stand_in.rs"]
 mod stand_in;
 

@@ -60,8 +60,7 @@ impl<'a> Own<'a> {
             run: record.position.run(),
             seq: record.position.seq(),
             skipped: record.skipped,
-            // Schemas have the member already, so that it makes no new version of them; no stream is thinned yet.
-            thinned: 0,
+            thinned: record.thinned,
         }
     }
 }

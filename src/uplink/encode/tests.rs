@@ -22,6 +22,7 @@ fn record(fields: Vec<Field>) -> Record {
     Record {
         position: Position::new(17, 48_213),
         skipped: 0,
+        thinned: 0,
         stamp: Stamp { boot_ns: 1, wall_us: TIME_US, trust: Trust::Gnss },
         source: "plc".into(),
         device: "boiler".into(),
