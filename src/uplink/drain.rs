@@ -13,8 +13,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
-use super::encode::Encoder;
-use super::gate::Gate;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
 use super::registrar::Registrar;
@@ -22,6 +20,7 @@ use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
+use crate::config::Stream;
 use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Queue, StreamIndex};
@@ -50,10 +49,7 @@ struct Outlet {
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
     timestamps: Timestamps,
-    encoder: Encoder,
-    /// Of the first that is ready.
-    front: encoding::Front,
-    gate: Gate,
+    writer: encoding::Writer,
 }
 
 struct Drain<'a> {
@@ -75,6 +71,25 @@ struct Drain<'a> {
     peek_failed: bool,
 }
 
+/// The streams, the highest priority first.
+fn outlets(settings: &Settings, pace: Pace) -> Vec<Outlet> {
+    let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
+    let outlet = |(index, stream): (usize, &Stream)| Outlet {
+        name: stream.name.to_string(),
+        topic: stream.topic.clone(),
+        priority: stream.priority,
+        index: StreamIndex(index),
+        lane: Lane::new(backoff),
+        ready: VecDeque::new(),
+        lineage: None,
+        timestamps: Timestamps::default(),
+        writer: encoding::Writer::new(stream, settings, backoff),
+    };
+    let mut outlets: Vec<Outlet> = settings.streams.iter().enumerate().map(outlet).collect();
+    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    outlets
+}
+
 /// Runs until `stop`.
 pub fn run(
     settings: Settings,
@@ -84,26 +99,7 @@ pub fn run(
     stop: CancellationToken,
     health: &Mutex<Health>,
 ) {
-    let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
-    let mut outlets: Vec<Outlet> = settings
-        .streams
-        .iter()
-        .enumerate()
-        .map(|(index, stream)| Outlet {
-            name: stream.name.to_string(),
-            topic: stream.topic.clone(),
-            priority: stream.priority,
-            index: StreamIndex(index),
-            lane: Lane::new(backoff),
-            ready: VecDeque::new(),
-            lineage: None,
-            timestamps: Timestamps::default(),
-            encoder: Encoder::new(stream, &settings.gateway, &settings.kafka.output),
-            front: encoding::Front::default(),
-            gate: Gate::new(backoff),
-        })
-        .collect();
-    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let outlets = outlets(&settings, pace);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let registrar = encoding::start_registrar(&settings, &stop);
@@ -310,7 +306,7 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
             outlet.ready.clear();
-            outlet.front.forget();
+            outlet.writer.front.forget();
         }
     }
 
