@@ -29,6 +29,7 @@ pub fn noise(count: u64) -> Vec<Record> {
     let record = |_| Record {
         position: Position::ZERO,
         skipped: 0,
+        thinned: 0,
         stamp: Stamp { boot_ns: 0, wall_us: 0, trust: Trust::Unknown },
         source: "noise".into(),
         device: "noise".into(),

@@ -7,7 +7,7 @@ use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
+use super::resolved::{Kafka, KafkaCompression, Output, Sasl, Tls};
 use super::secret::{self, Secrets};
 use super::tree::{Kind, quoted};
 
@@ -44,7 +44,7 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    for key in ["delivery", "drain", "encoding"] {
+    for key in ["delivery", "drain"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -60,6 +60,7 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
         properties,
+        output: Output::default(),
     })
 }
 

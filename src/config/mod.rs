@@ -11,6 +11,7 @@ mod kafka;
 mod keys;
 mod modbus;
 mod names;
+mod output;
 mod owned_properties;
 mod ports;
 mod problem;
@@ -20,6 +21,7 @@ mod resolved;
 mod secret;
 mod source;
 mod storage;
+mod thinning;
 mod tree;
 mod units;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::keys::{RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
+use super::output::WrittenForm;
 use super::problem::Report;
 use super::reader::Table;
 use super::resolved::{Compression, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
@@ -47,13 +48,16 @@ fn window_outage(table: &Table<'_>, window: Option<Duration>) -> Option<Duration
     Some(written)
 }
 
-/// The streams, `telemetry` first unless it is written, and their names (also of those that are wrong otherwise).
-pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stream>, Vec<String>) {
+/// The streams, `telemetry` first unless it is written, their names (also of those that are wrong otherwise), and what
+/// they say about their messages.
+pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stream>, Vec<String>, Vec<WrittenForm>) {
     let mut taken = Vec::new();
+    let mut forms = Vec::new();
     let mut streams = Vec::new();
     for (node, path) in written {
         let Some(table) = Table::new(node, path.clone(), &STREAM, report) else { continue };
         let stream = stream(&table, &mut taken);
+        forms.extend(stream.as_ref().map(|stream| WrittenForm::read(&table, stream)));
         if taken.len() == STREAMS_MAX + 1 {
             table.error(&table.at, "name", format!("is stream {}; allowed: at most {STREAMS_MAX}", STREAMS_MAX + 1));
         }
@@ -81,7 +85,7 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
             },
         );
     }
-    (streams, taken)
+    (streams, taken, forms)
 }
 
 fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
@@ -104,7 +108,6 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         None => Some(Retention::default()),
     };
     table.word("drain");
-    table.word("encoding");
     Some(Stream {
         name: name?.into(),
         topic: topic?,
@@ -119,6 +122,7 @@ fn retention(table: &Table<'_>) -> Option<Retention> {
     let age = if table.has("age") { table.duration("age").map(Some) } else { Some(None) };
     let when_full = match table.word("when-full") {
         Some("reject-newest") => Some(WhenFull::RejectNewest),
+        Some("thin") => Some(WhenFull::Thin),
         Some(_) => Some(WhenFull::DropOldest),
         None => None,
     };

@@ -172,6 +172,7 @@ mod tests {
             in_flight_bytes_max: 4 << 20,
             linger: Duration::from_millis(50),
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
+            output: Default::default(),
         }
     }
 

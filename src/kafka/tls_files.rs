@@ -93,6 +93,7 @@ mod tests {
             in_flight_bytes_max: 1 << 20,
             linger: std::time::Duration::from_millis(5),
             properties: [].into(),
+            output: Default::default(),
         }
     }
 

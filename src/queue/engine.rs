@@ -101,6 +101,7 @@ pub(super) struct StreamCounters {
     pub(super) dropped_quota: Counter,
     pub(super) dropped_size: Counter,
     pub(super) dropped_age: Counter,
+    pub(super) thinned: Counter,
 }
 
 pub(super) struct Inner {
@@ -269,6 +270,7 @@ impl StreamCounters {
             dropped_quota: dropped("quota"),
             dropped_size: dropped("size"),
             dropped_age: dropped("age"),
+            thinned: metrics.records_thinned.get_or_create(&by_stream).clone(),
         }
     }
 }

@@ -38,6 +38,7 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod thin;
 mod types;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use self::dead_letter::SetAsideError;
+pub(crate) use self::disk::write_atomically;
 pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
@@ -159,6 +161,7 @@ impl Queue {
         let record = Record {
             position: Position::ZERO,
             skipped: 0,
+            thinned: 0,
             stamp: record.stamp,
             source: record.source,
             device: record.device,

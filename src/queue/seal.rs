@@ -123,7 +123,7 @@ pub(super) fn blocks(cut: &Cut) -> Blocks {
     let mut bytes = 0;
     for record in &cut.records {
         let more = block::record_bytes(record);
-        if !gathered.is_empty() && (bytes >= BLOCK_TARGET_BYTES || bytes + more > BLOCK_FULL_BYTES) {
+        if !gathered.is_empty() && is_full(bytes, more) {
             seal_or_split(&mut context, &gathered, &mut made);
             gathered.clear();
             bytes = 0;
@@ -137,8 +137,13 @@ pub(super) fn blocks(cut: &Cut) -> Blocks {
     made
 }
 
+/// Whether a block with so many uncompressed bytes is to be sealed before it takes `more`.
+pub(super) fn is_full(bytes: usize, more: usize) -> bool {
+    bytes >= BLOCK_TARGET_BYTES || bytes + more > BLOCK_FULL_BYTES
+}
+
 /// Seals, in halves where the whole is too large for one block.
-fn seal_or_split(context: &mut SealContext, records: &[Record], made: &mut Blocks) {
+pub(super) fn seal_or_split(context: &mut SealContext, records: &[Record], made: &mut Blocks) {
     match block::seal(context, records) {
         Ok(block) => {
             context.prev_last = Some(block.header.last);

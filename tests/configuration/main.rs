@@ -9,7 +9,7 @@ mod mistakes;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::config::{self, Broker, Durability, Retention, SourceKind, WhenFull};
+use forebay::config::{self, Broker, Durability, Encoding, Form, Retention, Shape, SourceKind, WhenFull};
 use proptest::prelude::*;
 
 /// The shape a user sees, without what is not yet supported.
@@ -44,6 +44,42 @@ fn the_whole_example_passes_and_says_what_it_says() {
 }
 
 #[test]
+fn streams_are_written_as_kafka_says_unless_they_say_otherwise() {
+    let text = r#"
+[[source]]
+name = "yard"
+type = "mqtt"
+topics = ["a/+"]
+[mqtt]
+broker = "mqtt://b"
+[[stream]]
+name = "raw"
+encoding = "json"
+[[stream]]
+name = "metrics"
+shape = "narrow"
+[kafka]
+brokers = ["k:1"]
+encoding = "protobuf"
+cloudevents = true
+registry = { url = "https://r.example/api/", timeout = "3s" }
+"#;
+    let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, []);
+    let output = loaded.config.kafka.unwrap().output;
+    let form = |stream| output.form(stream);
+    assert_eq!(form("telemetry"), Form { encoding: Encoding::Protobuf, shape: Shape::Wide });
+    assert_eq!(form("raw"), Form::default());
+    assert_eq!(form("metrics"), Form { encoding: Encoding::Protobuf, shape: Shape::Narrow });
+    assert!(output.cloudevents && output.untyped_sources.contains("yard"));
+    let registry = output.registry.unwrap();
+    assert_eq!((registry.url().as_str(), registry.timeout), ("https://r.example/api", Duration::from_secs(3)));
+    let unused = parse("[kafka]\nbrokers = [\"k:1\"]\nregistry = { url = \"http://r\" }").unwrap();
+    assert!(unused.warnings.iter().any(|warning| warning.message.contains("is not used")));
+    assert!(unused.config.kafka.unwrap().output.untyped_sources.is_empty());
+}
+
+#[test]
 fn an_empty_file_is_all_defaults_with_warnings() {
     let loaded = parse("").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.streams.len(), 1);
@@ -62,6 +98,29 @@ fn a_stream_says_how_much_of_it_is_kept() {
     assert_eq!(streams[0].retention, Retention::default(), "telemetry, which is not written");
     let age = Some(Duration::from_secs(30 * 86_400));
     assert_eq!(streams[1].retention, Retention { size_bytes: Some(2 << 20), age, when_full: WhenFull::RejectNewest });
+}
+
+#[test]
+fn a_stream_that_is_thinned_with_too_little_room_for_its_devices_is_a_warning() {
+    let text = |size: &str, devices: u32| {
+        format!(
+            "[[source]]\nname = \"made-up\"\ntype = \"simulated\"\ndevices = {devices}\n\
+             [[stream]]\nname = \"telemetry\"\nretention = {{ when-full = \"thin\"{size} }}"
+        )
+    };
+    let warned = |text: &str| {
+        let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.config.streams[0].retention.when_full, WhenFull::Thin);
+        let of_streams = loaded.warnings.into_iter().filter(|warning| warning.key.starts_with("stream"));
+        of_streams.map(|warning| (warning.place.line, warning.key, warning.message)).collect::<Vec<_>>()
+    };
+    // 100 × 10 × (2 + 2 × 7) × (24 + 7 × 12) bytes.
+    let told = warned(&text(", size = \"1 MiB\"", 100));
+    assert_eq!((told[0].0, told[0].1.as_str()), (7, "stream[1].retention"));
+    assert!(told[0].2.contains("1048576 bytes") && told[0].2.contains("1728000"), "{told:?}");
+    assert_eq!(warned(&text(", size = \"2 MiB\"", 100)), []);
+    assert_eq!(warned(&text("", 100)), [], "the queue's size is not written");
+    assert_eq!(warned(&format!("{}\n[queue]\nsize = \"16 MiB\"", text("", 1_000))).len(), 1);
 }
 
 #[test]

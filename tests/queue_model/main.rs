@@ -12,8 +12,11 @@ mod memory;
 mod model;
 mod outage;
 mod retention;
+mod thin;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
+
+use yardstick::rewriting;
 
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};

@@ -33,6 +33,7 @@ fn records_from(first: Position) -> Vec<Record> {
         .map(|n| Record {
             position: Position::from_packed(first.packed() + n),
             skipped: 0,
+            thinned: 0,
             stamp: Stamp { boot_ns: n, wall_us: 0, trust: Trust::Ntp },
             source: Name::from("storm"),
             device: Name::from("device"),

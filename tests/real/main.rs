@@ -18,3 +18,6 @@ mod process;
 mod scene;
 mod servers;
 mod silence;
+#[path = "../registry/stand_in.rs"]
+#[allow(dead_code, reason = "tests/uplink uses more of it")]
+mod stand_in;

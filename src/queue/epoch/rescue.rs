@@ -5,7 +5,7 @@
 //! that is durable does the old one go. An epoch that was closed is read as it is only if the raw scan finds every block
 //! of its summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -14,6 +14,7 @@ use anyhow::Context as _;
 
 use super::database::Database;
 use super::reader::Reader;
+use super::thinning::Mark;
 use super::writer::{epoch_name, parse_name, tree_of};
 use super::{Epoch, EpochStore};
 use crate::metrics::ByKind;
@@ -38,6 +39,17 @@ pub(super) struct Frames {
     left_out: u64,
 }
 
+impl Frames {
+    pub(super) fn of(blocks: Vec<SealedBlock>) -> Self {
+        Self { blocks, newer: Vec::new(), left_out: 0 }
+    }
+
+    /// Whether `blocks` are all there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.newer.is_empty() && self.left_out == 0
+    }
+}
+
 pub(super) fn has_newer(epoch_dir: &Path) -> bool {
     epoch_dir.join(NEWER_MARK).exists()
 }
@@ -51,21 +63,23 @@ impl EpochStore {
                 generations.entry(number).or_default().push(generation);
             }
         }
-        for (number, mut found) in generations {
-            found.sort_unstable();
+        generations.values_mut().for_each(|found| found.sort_unstable());
+        let replaced = self.replaced(&generations);
+        for (number, found) in generations {
             let dir_of = |generation: &u32| self.queue_dir.join(epoch_name(number, *generation));
             // A rewritten generation has its summary last: the highest with one is whole, a higher one is not.
-            let complete = found.iter().rev().find(|generation| summary::read(&dir_of(generation)).is_some());
-            let keep = *complete.unwrap_or(&found[0]);
-            for generation in found.iter().filter(|generation| **generation != keep) {
-                disk::bury(&dir_of(generation)).context("remove incomplete generation")?;
+            let keep = self.complete(number, &found).unwrap_or(found[0]);
+            let is_replaced = replaced.contains(&number);
+            for generation in found.iter().filter(|generation| is_replaced || **generation != keep) {
+                disk::bury(&dir_of(generation)).context("remove incomplete or replaced generation")?;
+            }
+            self.next_number = number + 1;
+            if is_replaced {
+                continue;
             }
             let dir = dir_of(&keep);
             let entries = summary::read(&dir);
-            let totals = summary::totals(entries.as_deref().unwrap_or_default());
-            let disk_bytes = disk::used_bytes(&dir, &|_| false);
-            self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
-            self.next_number = number + 1;
+            self.epochs.insert(number, Epoch::new(keep, &dir, entries.as_deref().unwrap_or_default(), false));
             // Marked by an older agent: what this one can read of it joins the index, and the mark goes.
             let upgraded = entries.is_some() && has_newer(&self.epochs[&number].dir) && {
                 self.scan_epoch(number).is_ok_and(|frames| frames.newer.is_empty())
@@ -74,7 +88,26 @@ impl EpochStore {
                 self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
             }
         }
+        // A number that a mark names is not given again, or the mark would tell of another epoch.
+        let named_last = replaced.last().map_or(0, |number| number + 1);
+        self.next_number = self.next_number.max(named_last);
         Ok(())
+    }
+
+    /// The highest generation with a summary.
+    fn complete(&self, number: u64, generations: &[u32]) -> Option<u32> {
+        let is_complete =
+            |generation: &&u32| summary::read(&self.queue_dir.join(epoch_name(number, **generation))).is_some();
+        generations.iter().rev().find(is_complete).copied()
+    }
+
+    /// Numbers of epochs that others say they replace.
+    fn replaced(&self, generations: &BTreeMap<u64, Vec<u32>>) -> BTreeSet<u64> {
+        // Only a generation that was written anew can say so.
+        let rewritten = generations.iter().filter(|(_, found)| found.last().is_some_and(|generation| *generation > 0));
+        let complete = rewritten.filter_map(|(number, found)| Some((*number, self.complete(*number, found)?)));
+        let dirs = complete.map(|(number, generation)| self.queue_dir.join(epoch_name(number, generation)));
+        dirs.flat_map(|dir| Mark::read(&dir).replaced).collect()
     }
 
     /// Writes an epoch's whole blocks, by raw scan, into its next generation; an empty epoch is removed.
@@ -163,7 +196,7 @@ impl EpochStore {
         if dir.exists() {
             disk::bury(&dir)?;
         }
-        let entries = write_generation(&dir, &frames).inspect_err(|_| {
+        let entries = write_generation(&dir, &frames, &Mark::read(&old_dir)).inspect_err(|_| {
             // Its lack of a summary says that it is incomplete; the old generation stays in force.
             let _ = disk::bury(&dir);
         })?;
@@ -172,9 +205,7 @@ impl EpochStore {
         } else {
             disk::bury(&old_dir)?
         }
-        let disk_bytes = disk::used_bytes(&dir, &|_| false);
-        let totals = summary::totals(&entries);
-        self.epochs.insert(number, Epoch { generation, dir, totals, disk_bytes, checked: true });
+        self.epochs.insert(number, Epoch::new(generation, &dir, &entries, true));
         self.index = None;
         Ok(())
     }
@@ -259,7 +290,7 @@ fn frame_id(found: &Found<'_>) -> (u32, usize) {
 }
 
 /// A generation with everything durable; the summary, which says that it is complete, comes last.
-fn write_generation(dir: &Path, frames: &Frames) -> anyhow::Result<Vec<Entry>> {
+pub(super) fn write_generation(dir: &Path, frames: &Frames, mark: &Mark) -> anyhow::Result<Vec<Entry>> {
     let mut database = Database::open(dir, SEGMENT_BYTES)?;
     let mut entries = Vec::with_capacity(frames.blocks.len());
     for (key, block) in (0u64..).zip(&frames.blocks) {
@@ -274,6 +305,7 @@ fn write_generation(dir: &Path, frames: &Frames) -> anyhow::Result<Vec<Entry>> {
     if !frames.newer.is_empty() {
         File::create(dir.join(NEWER_MARK))?.sync_all()?;
     }
+    mark.write(dir)?;
     summary::write(dir, &entries)?;
     Ok(entries)
 }
