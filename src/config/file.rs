@@ -263,6 +263,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
         (&queue_table, &queue, &kafka_table, &kafka)
     {
+        // At least once is the only delivery yet.
         let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once: false };
         flash::warn(table, queue.window, &uplink);
     }
