@@ -5,6 +5,7 @@ use crate::config::{Durability, KafkaCompression, Retention};
 
 fn kafka() -> Kafka {
     Kafka {
+        output: Default::default(),
         brokers: vec!["a:9092".into()],
         client_id: "truck-17".into(),
         tls: None,
