@@ -71,6 +71,7 @@ fn push(criterion: &mut Criterion) {
             window: std::time::Duration::from_secs(1),
             tail_bytes_max: 4 << 20,
             compression: Compression::Zstd,
+            keys: config::QueueKeys::default(),
         },
         streams: vec![config::Stream {
             name: "telemetry".into(),

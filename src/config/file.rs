@@ -252,7 +252,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if sources.is_empty() {
         report.warning(&root.at, "source", "no source is enabled; nothing will be recorded");
     }
-    let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table));
+    let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table, secrets));
     let window = queue.as_ref().map(|queue| queue.window);
     let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, secrets));
     if !root.has("kafka") {

@@ -5,15 +5,18 @@ use std::net::SocketAddr;
 use super::keys::{RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::problem::Report;
+use super::queue_key;
 use super::reader::Table;
 use super::resolved::{Compression, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
+use super::secret::Secrets;
 use super::tree::Node;
 
 /// The stream that exists without being written.
 pub(super) const TELEMETRY: &str = "telemetry";
 
 /// Reads `[queue]`.
-pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
+pub(super) fn queue(table: &Table<'_>, secrets: Secrets<'_>) -> Option<Queue> {
+    let keys = queue_key::read(table, secrets);
     let quota_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
     let window = table.duration("window");
     let tail_bytes_max = table.size("tail-bytes");
@@ -28,6 +31,7 @@ pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
         window: window?,
         tail_bytes_max: tail_bytes_max?,
         compression: compression?,
+        keys: keys?,
     })
 }
 

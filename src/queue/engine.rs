@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use super::block::SealedBlock;
+use super::cipher::Keyring;
 use super::seal::Policy;
 use super::tail::{StreamControl, StreamState};
 use super::{PeekError, SetAsideError, Settings};
@@ -113,6 +114,7 @@ pub(super) struct Inner {
     pub(super) pushed_watch: watch::Sender<u64>,
     pub(super) settings: Settings,
     pub(super) policy: Policy,
+    pub(super) keys: Arc<Keyring>,
     pub(super) lineage: Arc<Lineage>,
     pub(super) run: u32,
     pub(super) clock: QueueClock,
@@ -161,6 +163,7 @@ impl Inner {
             pushed: Condvar::new(),
             pushed_watch: watch::Sender::new(0),
             policy: Policy::new(settings.queue.window, settings.queue.tail_bytes_max),
+            keys: Keyring::new(&settings.queue.keys),
             settings,
             lineage,
             run,

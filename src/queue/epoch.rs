@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock};
+use super::cipher::Keyring;
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
@@ -66,6 +67,8 @@ pub struct EpochStore {
     next_number: u64,
     metrics: Arc<Metrics>,
     lock: Option<Lock>,
+    /// What opens the blocks.
+    keys: Arc<Keyring>,
 }
 
 impl EpochStore {
@@ -93,6 +96,7 @@ impl EpochStore {
             next_number: 1,
             metrics,
             lock,
+            keys: Arc::default(),
             queue_dir: queue_dir.clone(),
         };
         store.load().map_err(failed("recover epochs"))?;
@@ -104,6 +108,11 @@ impl EpochStore {
         }
         store.metrics.queue_quota_bytes.set(i64::try_from(quota_bytes).unwrap_or(i64::MAX));
         Ok(store)
+    }
+
+    /// With keys to open blocks; nothing of opening the epochs needs them.
+    pub(crate) fn with_keys(self, keys: Arc<Keyring>) -> Self {
+        Self { keys, ..self }
     }
 
     /// Closes the epoch that is written, so that the next start need not recover it.

@@ -13,10 +13,12 @@ mod verify;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::epoch::{BlockAt, EpochView, Newer};
 pub use self::index::{EpochFiles, Seen};
 pub use self::verify::{Finding, Verdict, Verifier};
+use super::cipher::Keyring;
 use super::lane::Lanes;
 use super::lock::FORMAT;
 use super::state::{self, State, StreamState};
@@ -82,6 +84,7 @@ pub struct Inspection {
     dir: PathBuf,
     queue_dir: PathBuf,
     state: Option<State>,
+    keys: Arc<Keyring>,
 }
 
 impl Inspection {
@@ -119,9 +122,14 @@ impl Inspection {
         if format.is_empty() && !names.iter().any(|name| index::is_part_of_a_queue(name)) {
             return Err(not_a_queue("it has no file `format`, and `queue` holds neither epochs nor a state"));
         }
-        let mut inspection = Self { dir: dir.to_owned(), queue_dir, state: None };
+        let mut inspection = Self { dir: dir.to_owned(), queue_dir, state: None, keys: Arc::default() };
         inspection.state = inspection.read_state()?;
         Ok(inspection)
+    }
+
+    /// With keys to open encrypted blocks. Without them everything but records can be looked at.
+    pub fn with_keys(self, keys: Arc<Keyring>) -> Self {
+        Self { keys, ..self }
     }
 
     /// The state directory.
@@ -200,12 +208,12 @@ impl Inspection {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn look(&self, files: &EpochFiles, on_bytes: &mut dyn FnMut(u64)) -> Result<Option<EpochView>, InspectError> {
-        if let Some(view) = epoch::look(files, on_bytes)? {
+        if let Some(view) = epoch::look(files, &self.keys, on_bytes)? {
             return Ok(Some(view));
         }
         // The agent renames a generation away only once the next one is whole.
         match self.epochs()?.into_iter().find(|now| now.number == files.number) {
-            Some(now) => epoch::look(&now, on_bytes),
+            Some(now) => epoch::look(&now, &self.keys, on_bytes),
             None => Ok(None),
         }
     }

@@ -16,6 +16,7 @@
 //! 7. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
 
 pub mod block;
+pub mod cipher;
 mod dead_letter;
 mod disk;
 mod dropped;
@@ -23,6 +24,7 @@ mod engine;
 pub mod epoch;
 pub mod error;
 pub mod inspect;
+mod key_check;
 pub mod lane;
 mod lock;
 mod open;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, SealedBlock};
+use super::cipher::Keyring;
 use super::engine::{Inner, Shared, StreamCounters};
 use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
@@ -258,7 +259,7 @@ pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
                 (Arc::clone(&queue.name), queue.lanes.cursor(), Now::of(&inner, &shared))
             };
             let Some(oldest) = driver.with_store(|store| store.read(&name, cursor))? else { break };
-            if now.age_min(&oldest) <= limit {
+            if now.age_min(&oldest, &inner.keys) <= limit {
                 break;
             }
             let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, 1))? else { break };
@@ -287,13 +288,13 @@ impl Now {
 
     /// The age that every record of the block has at least: by boot time within this boot; of an earlier boot the time
     /// since this one began, or by the wall clock where it could be trusted then and now.
-    fn age_min(&self, block: &SealedBlock) -> Duration {
+    fn age_min(&self, block: &SealedBlock, keys: &Keyring) -> Duration {
         let written = &block.header.lineage;
         if (written.queue, written.boot_index) == (self.lineage.queue, self.lineage.boot_index) {
             return Duration::from_nanos(self.boot_ns.saturating_sub(block.header.boot_ns.1));
         }
         let since_boot = Duration::from_nanos(self.boot_ns);
-        self.wall_us().and_then(|now_us| age_by_wall(block, now_us)).map_or(since_boot, |age| age.max(since_boot))
+        self.wall_us().and_then(|now_us| age_by_wall(block, keys, now_us)).map_or(since_boot, |age| age.max(since_boot))
     }
 
     /// The wall time now.
@@ -304,8 +305,8 @@ impl Now {
     }
 }
 
-fn age_by_wall(block: &SealedBlock, now_us: i64) -> Option<Duration> {
-    let records = block::open(block).ok()?;
+fn age_by_wall(block: &SealedBlock, keys: &Keyring, now_us: i64) -> Option<Duration> {
+    let records = block::open(block, keys).ok()?;
     if records.iter().any(|record| record.stamp.trust < Trust::Corrected) {
         return None;
     }

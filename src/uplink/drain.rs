@@ -46,6 +46,8 @@ struct Outlet {
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
     timestamps: Timestamps,
+    /// Its next block needs a key that is not there; it is looked at again then.
+    key_missing_until_ns: Option<u64>,
 }
 
 struct Drain<'a> {
@@ -91,6 +93,7 @@ pub fn run(
             ready: VecDeque::new(),
             lineage: None,
             timestamps: Timestamps::default(),
+            key_missing_until_ns: None,
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));

@@ -89,7 +89,6 @@ fn durations_sizes_numbers_and_words() {
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
     later("[queue]\nwindow-outage = \"10s\"", "2:1: queue.window-outage");
-    later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
     for line in

@@ -124,7 +124,20 @@ pub(in crate::config) static QUEUE: Section = Section {
         ),
         key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of blocks on disk."),
         later("window-outage", "A longer window during an outage."),
-        later("key", "Encryption at rest."),
+        key(
+            "key",
+            Kind::Text(
+                "a path, or `credential:NAME` of a systemd credential; 32 raw bytes, 64 hexadecimal digits or base64, not touchable by others",
+            ),
+            Words("nothing is encrypted"),
+            "The key of encryption at rest: blocks and dead letters are written with it.",
+        ),
+        key(
+            "old-keys",
+            Kind::Texts("the same, at most 16"),
+            Words("none"),
+            "Keys that only read what was written before the key was changed; `forebay queue rekey` makes them needless.",
+        ),
         later("reserve", "Free space left to others."),
     ],
 };

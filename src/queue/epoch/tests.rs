@@ -33,7 +33,7 @@ fn read_all(store: &mut EpochStore, stream: &str) -> Vec<Record> {
     let mut at = Position::ZERO;
     while let Some(block) = store.read(stream, at).unwrap() {
         at = block.header.last.next();
-        records.extend(block::open(&block).unwrap());
+        records.extend(block::open(&block, &Default::default()).unwrap());
     }
     records
 }

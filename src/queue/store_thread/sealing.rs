@@ -34,6 +34,7 @@ impl Driver {
             prev_last: stream.disk.last,
             cursor_at_seal: stream.lanes.cursor(),
             compression,
+            keys: Arc::clone(&inner.keys),
         });
         drop(shared);
         if cuts.is_empty() {
