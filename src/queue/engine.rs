@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+use super::admin::AdminRequest;
 use super::block::SealedBlock;
 use super::cipher::Keyring;
 use super::seal::Policy;
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     pub(super) reads: VecDeque<ReadRequest>,
     pub(super) set_aside: VecDeque<(usize, Record)>,
     pub(super) dead_letters: VecDeque<DeadLetterRequest>,
+    /// What operators ask for.
+    pub(super) tasks: VecDeque<AdminRequest>,
     /// Flushes asked for, and done with what result.
     pub(super) flush_wanted: u64,
     pub(super) flush_done: u64,
@@ -101,6 +104,7 @@ pub(super) struct StreamCounters {
     pub(super) dropped_quota: Counter,
     pub(super) dropped_size: Counter,
     pub(super) dropped_age: Counter,
+    pub(super) dropped_purge: Counter,
 }
 
 pub(super) struct Inner {
@@ -143,6 +147,7 @@ impl Inner {
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),
             dead_letters: VecDeque::new(),
+            tasks: VecDeque::new(),
             flush_wanted: 0,
             flush_done: 0,
             flush_error: None,
@@ -271,6 +276,7 @@ impl StreamCounters {
             dropped_quota: dropped("quota"),
             dropped_size: dropped("size"),
             dropped_age: dropped("age"),
+            dropped_purge: dropped("purge"),
         }
     }
 }

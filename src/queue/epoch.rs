@@ -5,6 +5,7 @@
 //! and bounds what any damage can reach. See `docs/queue-format.md`.
 
 mod ahead;
+mod change;
 pub(crate) mod database;
 mod reclaim;
 mod rescue;
@@ -19,7 +20,8 @@ use super::cipher::Keyring;
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Held, OldestBlocks, StoreError};
+use super::admin::Step;
+use super::store::{BlockStore, Change, Held, OldestBlocks, StoreError};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
@@ -256,26 +258,6 @@ impl EpochStore {
         }
     }
 
-    fn find(&mut self, number: u64, stream: &str, at: Position) -> anyhow::Result<Vec<Entry>> {
-        self.check(number)?;
-        let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
-        let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
-        found.sort_by_key(|entry| entry.first);
-        Ok(found)
-    }
-
-    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
-    /// epoch away of which nothing is left.
-    fn check(&mut self, number: u64) -> anyhow::Result<()> {
-        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
-            return Ok(());
-        }
-        match self.reader(number).map(drop) {
-            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
-            result => result,
-        }
-    }
-
     fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
         let value = match &mut self.writer {
             Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
@@ -366,6 +348,10 @@ impl BlockStore for EpochStore {
 
     fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
         self.reclaim_emptiest(cursors, percent).map_err(failure("rewrite epoch", &self.queue_dir))
+    }
+
+    fn change(&mut self, change: &Change, after: Option<u64>) -> Result<Option<Step>, StoreError> {
+        self.change_next(change, after).map_err(failure("change of an epoch", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

@@ -58,16 +58,21 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 }
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
+    let lanes = lanes_of(stream);
+    let skipped = stream.skipped.iter().map(|(at, records)| (Position::from_packed(*at), *records)).collect();
+    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+}
+
+/// A stream's lanes as the state has them.
+pub(super) fn lanes_of(stream: &state::StreamState) -> Lanes {
     let position = Position::from_packed;
     let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
-    let lanes = Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
+    Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
         // Sending again is the safe side.
         let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
         tracing::warn!(stream = %stream.name, %error, %cursor, "lanes in the state make no sense, one is used");
         Lanes::from_cursor(cursor)
-    });
-    let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
-    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+    })
 }
 
 /// The control state, which the store thread saves whether or not the blocks could be recovered.

@@ -34,10 +34,12 @@ const EXPIRE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 
 /// Which rule removed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
+pub(super) enum Rule {
     Quota,
     Size,
     Age,
+    /// An operator's word.
+    Purge,
 }
 
 /// Whether a record may enter the tail; makes room for it where its stream's rule allows that.
@@ -126,7 +128,7 @@ fn reclaim(driver: &mut Driver, percent: u64) -> Result<Option<bool>, StoreError
     Ok(reclaimed.inspect_err(|error| tracing::debug!(error = %error, "epoch cannot be rewritten")).ok())
 }
 
-fn durable_cursors(inner: &Inner) -> Vec<(Name, Position)> {
+pub(super) fn durable_cursors(inner: &Inner) -> Vec<(Name, Position)> {
     let shared = inner.lock();
     let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.cursor_durable));
     // Those move in `drop_oldest` only, which makes them durable.
@@ -152,7 +154,7 @@ fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
     for (candidate, blocks) in &found {
         match candidate.index {
             Some(index) => remove(driver.inner(), index, blocks, Rule::Quota),
-            None => remove_unconfigured(driver.inner(), &candidate.name, blocks),
+            None => remove_unconfigured(driver.inner(), &candidate.name, blocks, "quota"),
         }
     }
     driver.save_cursors()?;
@@ -187,8 +189,8 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
 }
 
 /// The same for a stream that is not configured any more: should it come back, its first record says what is gone.
-fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
-    let label = ByStreamAndReason { stream: name.to_string(), reason: "quota" };
+pub(super) fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks, reason: &'static str) {
+    let label = ByStreamAndReason { stream: name.to_string(), reason };
     inner.metrics.records_dropped.get_or_create(&label).inc_by(blocks.records);
     tracing::warn!(stream = %name, records = blocks.records, "records of a stream that is not configured dropped");
     let mut shared = inner.lock();
@@ -199,12 +201,13 @@ fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
 }
 
 /// Takes blocks out of a stream, in memory; the caller makes it durable before it deletes anything.
-fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
+pub(super) fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
     let counters = &inner.counters[stream];
     let (counter, why) = match rule {
         Rule::Quota => (&counters.dropped_quota, "disk quota is used up, oldest records dropped"),
         Rule::Size => (&counters.dropped_size, "stream's size is used up, oldest records dropped"),
         Rule::Age => (&counters.dropped_age, "records are too old, dropped"),
+        Rule::Purge => (&counters.dropped_purge, "records purged on demand"),
     };
     let mut shared = inner.lock();
     let queue = &mut shared.streams[stream];

@@ -127,14 +127,20 @@ impl StateStore {
         Self::load_for(dir, machine_hash())
     }
 
+    /// The newest state below `dir` as it is, whatever machine wrote it: for those who change it and start no run.
+    pub(crate) fn as_found(dir: &Path) -> Result<(Self, Option<State>), OpenError> {
+        let queue_dir = dir.join("queue");
+        let failed = |error| OpenError::io("read state", &queue_dir, error);
+        let next_number = numbers(&queue_dir).map_err(failed)?.iter().max().map_or(1, |last| last + 1);
+        let newest = newest(&queue_dir).map_err(|error| error.of(&queue_dir))?;
+        Ok((Self { queue_dir, next_number, database: None, writes: 0 }, newest))
+    }
+
     fn load_for(dir: &Path, machine: [u8; 32]) -> Result<(Self, State, bool), OpenError> {
         let queue_dir = dir.join("queue");
         let failed = |error| OpenError::io("read state", &queue_dir, error);
         let numbers = numbers(&queue_dir).map_err(failed)?;
-        let newest = newest(&queue_dir).map_err(|error| match error {
-            ReadError::Io(error) => failed(error),
-            ReadError::Version { found } => OpenError::StateVersion { path: queue_dir.clone(), found, known: VERSION },
-        })?;
+        let newest = newest(&queue_dir).map_err(|error| error.of(&queue_dir))?;
         let run_file = read_run(&queue_dir);
         let next_number = numbers.iter().max().map_or(1, |last| last + 1);
         let store = Self { queue_dir, next_number, database: None, writes: 0 };
@@ -269,6 +275,15 @@ pub(crate) enum ReadError {
         /// Its version.
         found: u16,
     },
+}
+
+impl ReadError {
+    fn of(self, queue_dir: &Path) -> OpenError {
+        match self {
+            Self::Io(error) => OpenError::io("read state", queue_dir, error),
+            Self::Version { found } => OpenError::StateVersion { path: queue_dir.to_owned(), found, known: VERSION },
+        }
+    }
 }
 
 /// The state of the highest generation that is whole, by raw scan of every state database below `queue_dir`.

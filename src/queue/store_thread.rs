@@ -3,6 +3,7 @@
 
 mod fence;
 mod sealing;
+mod setting_aside;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::PeekError;
+use super::admin::AdminRequest;
 use super::dead_letter::DeadLetter;
 use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
 use super::lane::Lanes;
@@ -58,6 +60,7 @@ enum Work {
     Seal(Due),
     Flush(u64),
     Read(ReadRequest),
+    Administer(AdminRequest),
     SaveCursors,
     Expire,
     Close,
@@ -105,6 +108,7 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
     shared.phase = Phase::Stopped(outcome);
     // Whoever waits for one finds its channel closed.
     shared.dead_letters.clear();
+    shared.tasks.clear();
     for read in std::mem::take(&mut shared.reads) {
         let _ = read.reply.try_send(ReadReply { block: Err(PeekError::Closed), disk_last: None });
     }
@@ -129,6 +133,7 @@ impl Driver {
                     self.others_in_turn();
                 }
                 Work::Read(request) => self.read(request),
+                Work::Administer(request) => self.administer(request),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
                 }
@@ -177,6 +182,9 @@ impl Driver {
         }
         if let Some(read) = shared.reads.pop_front() {
             return Ok(Work::Read(read));
+        }
+        if let Some(request) = shared.tasks.pop_front() {
+            return Ok(Work::Administer(request));
         }
         if shared.phase == Phase::Closing {
             return Ok(Work::Close);
@@ -332,18 +340,6 @@ impl Driver {
         let now_ns = self.inner.now_ns();
         shared.note_progress(0, now_ns);
         Ok(controls)
-    }
-
-    fn set_aside(&mut self, stream: usize, record: &Record, reason: &'static str) {
-        let name = Arc::clone(&self.inner.lock().streams[stream].name);
-        self.dead_letter.keep(&name, record, reason, &self.inner.metrics);
-    }
-
-    fn dead_letter(&mut self, request: &DeadLetterRequest) {
-        let name = Arc::clone(&self.inner.lock().streams[request.stream].name);
-        let kept = self.dead_letter.keep_refused(&name, request, &self.inner.metrics);
-        // The uplink may have given up waiting; it will ask again.
-        let _ = request.reply.try_send(kept);
     }
 
     /// The last seal and cursor. Gives what went wrong.

@@ -49,6 +49,26 @@ impl Ahead {
 }
 
 impl EpochStore {
+    fn find(&mut self, number: u64, stream: &str, at: Position) -> anyhow::Result<Vec<Entry>> {
+        self.check(number)?;
+        let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
+        let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
+        found.sort_by_key(|entry| entry.first);
+        Ok(found)
+    }
+
+    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
+    /// epoch away of which nothing is left.
+    pub(super) fn check(&mut self, number: u64) -> anyhow::Result<()> {
+        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
+            return Ok(());
+        }
+        match self.reader(number).map(drop) {
+            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
+            result => result,
+        }
+    }
+
     /// See [`crate::queue::store::BlockStore::read`].
     pub(super) fn read_next(&mut self, stream: &str, at: Position) -> anyhow::Result<Option<SealedBlock>> {
         let mut ahead = Ahead::new(self, stream, at);

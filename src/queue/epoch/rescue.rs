@@ -37,6 +37,13 @@ pub(super) struct Frames {
     left_out: u64,
 }
 
+impl Frames {
+    /// Whether there were more than one look holds.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.left_out > 0
+    }
+}
+
 pub(super) fn has_newer(epoch_dir: &Path) -> bool {
     epoch_dir.join(NEWER_MARK).exists()
 }

@@ -123,7 +123,7 @@ impl Driver {
         self.inner.progress.notify_all();
     }
 
-    pub(super) fn seal_below(&mut self, ends: &[Position]) -> Result<(), StoreError> {
+    pub(in crate::queue) fn seal_below(&mut self, ends: &[Position]) -> Result<(), StoreError> {
         loop {
             let left = {
                 let shared = self.inner.lock();
