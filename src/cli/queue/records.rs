@@ -22,10 +22,10 @@ struct Choice {
     #[arg(long, value_name = "NAME")]
     stream: Vec<String>,
     /// Only records at or after this position
-    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_position)]
+    #[arg(long, value_name = "RUN:SEQ")]
     from: Option<Position>,
     /// Only records at or before this position
-    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_position)]
+    #[arg(long, value_name = "RUN:SEQ")]
     to: Option<Position>,
     /// Only records measured at or after this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -58,16 +58,8 @@ pub(super) struct ExportArguments {
     output: Option<PathBuf>,
 }
 
-fn parse_position(text: &str) -> Result<Position, String> {
-    let parsed = text.split_once(':').and_then(|(run, seq)| Some((run.parse::<u32>().ok()?, seq.parse::<u64>().ok()?)));
-    parsed.filter(|(run, seq)| *run <= Position::RUN_MAX && *seq <= Position::SEQ_MAX).map_or_else(
-        || Err(format!("a position is RUN:SEQ, at most {}:{}", Position::RUN_MAX, Position::SEQ_MAX)),
-        |(run, seq)| Ok(Position::new(run, seq)),
-    )
-}
-
 /// Microseconds since 1970.
-fn parse_time(text: &str) -> Result<i64, String> {
+pub(super) fn parse_time(text: &str) -> Result<i64, String> {
     let timestamp: jiff::Timestamp = text.parse().map_err(|_| "a time is like 2026-11-22T12:00:00Z".to_owned())?;
     Ok(timestamp.as_microsecond())
 }
