@@ -65,7 +65,6 @@ impl Agent {
         let status_listener = listen(config.status.as_ref()).await?;
         let queue = open_queue(&config, &metrics).await?;
 
-        let control = listen_for_control(&queue);
         let mqtt = MqttTask::start(&config, &metrics).await?;
         let uplink = UplinkThread::new();
         uplink.replace(&config, &queue, &metrics)?;
@@ -91,6 +90,7 @@ impl Agent {
             let task = status::spawn(listener, Arc::new(view), stop.clone());
             StatusTask { address, stop, task }
         });
+        let control = listen_for_control(&queue);
         tracing::info!(
             gateway = %config.gateway.id,
             sources = config.sources.len(),

@@ -185,9 +185,11 @@ impl Driver {
             }
             Task::Rekey { after } => self.change(&Change::Rekey, after),
             Task::Check { after } => self.change(&Change::Check, after),
-            Task::RekeyDeadLetters => self.dead_letters().rekey().map_err(|error| AdminError::Store(format!("{error:#}"))).map(
-                |(blocks, held)| Step { blocks, held, ..Step::default() },
-            ),
+            Task::RekeyDeadLetters => self
+                .dead_letters()
+                .rekey()
+                .map_err(|error| AdminError::Store(format!("{error:#}")))
+                .map(|(blocks, held)| Step { blocks, held, ..Step::default() }),
             Task::ForgetDeadLetters(gone) => {
                 let forgotten = self.dead_letters().forget(&gone);
                 forgotten.map(|()| Step::default()).map_err(|source| AdminError::File { source })
@@ -206,7 +208,8 @@ impl Driver {
 
     fn purge(&mut self, name: &Name, through: Position) -> Result<Step, StoreError> {
         // What is in memory only has to be in a block first, to be removed like one.
-        let ends: Vec<Position> = self.inner().lock().streams.iter().map(super::tail::StreamState::next_position).collect();
+        let ends: Vec<Position> =
+            self.inner().lock().streams.iter().map(super::tail::StreamState::next_position).collect();
         self.seal_below(&ends)?;
         let inner = Arc::clone(self.inner());
         let Some((index, cursor)) = cursor_of(&inner, name) else { return Ok(Step::default()) };

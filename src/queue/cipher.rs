@@ -120,6 +120,12 @@ impl Keyring {
         Arc::new(Self { current: keys.current.as_ref().map(Key::new), old: keys.old.iter().map(Key::new).collect() })
     }
 
+    /// The same keys with another current one; the one before becomes an old one.
+    pub fn with_current(&self, current: Option<&KeyBytes>) -> Arc<Self> {
+        let old = self.current.iter().chain(&self.old).cloned().collect();
+        Arc::new(Self { current: current.map(Key::new), old })
+    }
+
     /// The key that new blocks are sealed with; `None`: they are not encrypted.
     pub fn current(&self) -> Option<&Key> {
         self.current.as_ref()

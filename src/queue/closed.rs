@@ -108,12 +108,19 @@ impl ClosedQueue {
 
     fn purge(&mut self, name: &str, through: Position) -> anyhow::Result<Step> {
         let state = self.state.as_mut().ok_or_else(|| {
-            anyhow::anyhow!("no durable state is whole, so what was delivered is not known: start the agent once, then purge")
+            anyhow::anyhow!(
+                "no durable state is whole, so what was delivered is not known: start the agent once, then purge"
+            )
         })?;
         let at = state.streams.iter().position(|stream| *stream.name == *name).unwrap_or_else(|| {
             // Of a stream that the state does not name nothing was delivered.
             let lanes = Lanes::from_cursor(Position::ZERO);
-            state.streams.push(StreamState { name: name.into(), lanes: packed(&lanes), skipped: Vec::new(), in_doubt: None });
+            state.streams.push(StreamState {
+                name: name.into(),
+                lanes: packed(&lanes),
+                skipped: Vec::new(),
+                in_doubt: None,
+            });
             state.streams.len() - 1
         });
         let mut lanes = super::open::lanes_of(&state.streams[at]);

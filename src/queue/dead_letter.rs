@@ -169,7 +169,8 @@ impl DeadLetter {
 
     fn append(&self, line: &[u8]) -> Result<(), SetAsideError> {
         let failed = |source| SetAsideError::File { path: self.path.clone(), source };
-        let mut line = letters::seal(line.trim_ascii_end(), self.keys.current()).map_err(|error| failed(std::io::Error::other(error)))?;
+        let mut line = letters::seal(line.trim_ascii_end(), self.keys.current())
+            .map_err(|error| failed(std::io::Error::other(error)))?;
         line.push(b'\n');
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&self.path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();

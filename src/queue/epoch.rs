@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::admin::Step;
 use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock};
 use super::cipher::Keyring;
 use super::disk::{self, Ballast};
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::admin::Step;
 use super::store::{BlockStore, Change, Held, OldestBlocks, StoreError};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};

@@ -193,6 +193,17 @@ impl Inspection {
         index::names(&self.queue_dir.join("quarantine")).map_or(0, |names| names.len())
     }
 
+    /// Directories that a start of the agent deletes: on their way out, and generations that are not in force.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn leftovers(&self) -> Result<usize, InspectError> {
+        let names = index::names(&self.queue_dir)?;
+        let dead = names.iter().filter(|name| name.starts_with(super::disk::DEAD_PREFIX)).count();
+        let generations = names.iter().filter(|name| super::epoch::parse_name(name).is_some()).count();
+        Ok(dead + generations.saturating_sub(self.epochs()?.len()))
+    }
+
     /// The epochs, oldest first.
     ///
     /// # Errors

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Damaged, Look, walk};
+use super::{Ended, Look, walk};
 use crate::queue::block::Header;
+use crate::queue::cipher::missing_key;
 use crate::queue::lane::Lanes;
 use crate::reading::json::{Object, write_time};
 use crate::reading::{Name, Position, Record};
@@ -70,10 +71,10 @@ struct Chosen<'a> {
     record: &'a Record,
 }
 
-pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write) -> anyhow::Result<Ended> {
     let mut left = arguments.limit;
     if left == 0 {
-        return Ok(Damaged(false));
+        return Ok(Ended::damaged(false));
     }
     let mut line = Vec::new();
     each_record(look, &arguments.choice, |chosen| {
@@ -89,7 +90,7 @@ pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write)
     })
 }
 
-pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl Write) -> anyhow::Result<Ended> {
     let Some(path) = &arguments.output else {
         return export_to(look, &arguments.choice, stdout).map(|(_, damaged)| damaged);
     };
@@ -103,7 +104,7 @@ pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl
     Ok(damaged)
 }
 
-fn export_to(look: &Look, choice: &Choice, out: &mut impl Write) -> anyhow::Result<(u64, Damaged)> {
+fn export_to(look: &Look, choice: &Choice, out: &mut impl Write) -> anyhow::Result<(u64, Ended)> {
     let mut line = Vec::new();
     let mut records = 0;
     let damaged = each_record(look, choice, |chosen| {
@@ -122,8 +123,8 @@ fn each_record(
     look: &Look,
     choice: &Choice,
     mut each: impl FnMut(Chosen<'_>) -> anyhow::Result<ControlFlow<()>>,
-) -> anyhow::Result<Damaged> {
-    let mut unreadable = 0u64;
+) -> anyhow::Result<Ended> {
+    let (mut unreadable, mut closed) = (0u64, 0u64);
     let mut lanes: Option<(Name, Lanes)> = None;
     let met = walk::blocks(look, |view, block, first_new| {
         let header = &block.header;
@@ -137,6 +138,13 @@ fn each_record(
         }
         let records = match view.read(block) {
             Ok(records) => records,
+            Err(error) if missing_key(&error).is_some() => {
+                closed += 1;
+                if closed == 1 {
+                    eprintln!("forebay: {error:#}");
+                }
+                return Ok(ControlFlow::Continue(()));
+            }
             Err(error) => {
                 unreadable += 1;
                 eprintln!("forebay: {error:#}");
@@ -156,7 +164,14 @@ fn each_record(
     if met.damaged > 0 {
         eprintln!("forebay: {} blocks are damaged, see `forebay queue verify`", met.damaged);
     }
-    Ok(Damaged(unreadable + met.damaged > 0))
+    if closed > 0 {
+        eprintln!("forebay: {closed} blocks are encrypted with keys that were not given (--key), they were left out");
+    }
+    Ok(match (unreadable + met.damaged, closed) {
+        (0, 0) => Ended::Well,
+        (0, _) => Ended::KeyMissing,
+        _ => Ended::Damaged,
+    })
 }
 
 impl Choice {

@@ -158,7 +158,8 @@ impl SetAside {
     pub(crate) fn record(&self, boot_ns: u64) -> anyhow::Result<NewRecord> {
         let text = |name| self.text_of(name).with_context(|| format!("member {name:?} is missing"));
         let time: jiff::Timestamp = text("time")?.parse().context("member \"time\" is no time")?;
-        let trust = (0..=Trust::Gnss as u8).map(Trust::from_u8).find(|trust| self.text_of("clock") == Some(trust.as_str()));
+        let trust =
+            (0..=Trust::Gnss as u8).map(Trust::from_u8).find(|trust| self.text_of("clock") == Some(trust.as_str()));
         let own = |name: &str| is_reserved(name) || OWN_MEMBERS.contains(&name);
         let mut fields = Vec::new();
         for (name, value) in self.members.iter().filter(|(name, _)| !own(name)) {

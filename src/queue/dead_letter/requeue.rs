@@ -25,7 +25,8 @@ impl LetterChoice {
     pub fn takes(&self, record: &SetAside) -> bool {
         let stream = record.text_of("stream");
         (self.streams.is_empty() || self.streams.iter().any(|name| Some(name.as_str()) == stream))
-            && (self.positions.is_empty() || record.position().is_some_and(|position| self.positions.contains(&position)))
+            && (self.positions.is_empty()
+                || record.position().is_some_and(|position| self.positions.contains(&position)))
     }
 }
 
@@ -75,7 +76,9 @@ impl Queue {
                 },
                 // What it is cannot be told; it is one of those asked for only where all were.
                 _ if *choice != LetterChoice::default() => continue,
-                Content::KeyMissing(key) => outcome.keep(letter.line, format!("sealed with key {key}, which is not configured")),
+                Content::KeyMissing(key) => {
+                    outcome.keep(letter.line, format!("sealed with key {key}, which is not configured"))
+                }
                 Content::Broken => outcome.keep(letter.line, "it is cut off or damaged"),
             }
             if group.bytes >= GROUP_BYTES {
