@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Inner, Phase};
 use super::store::{BlockStore, Change, OldestBlocks, StoreError};
-use super::store_thread::Driver;
+use super::store_thread::{Driver, error_text};
 use super::{PeekError, Queue, STORE_WAIT_MAX, block, retention};
 use crate::queue::cipher::Keyring;
 use crate::reading::{Name, Position};
@@ -225,11 +225,7 @@ impl Driver {
 }
 
 fn stored(error: StoreError) -> AdminError {
-    use std::error::Error as _;
-    AdminError::Store(match error.source() {
-        Some(source) => format!("{error}: {source:#}"),
-        None => error.to_string(),
-    })
+    AdminError::Store(error_text(&error))
 }
 
 /// The index of a stream, `None` where it is not configured any more, and its cursor.

@@ -85,7 +85,8 @@ pub(crate) fn bury(dir: &Path) -> io::Result<()> {
 pub(crate) fn sweep_dead(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(DEAD_PREFIX) {
+        // Only directories are buried: the dead-letter file begins alike.
+        if entry.file_name().to_string_lossy().starts_with(DEAD_PREFIX) && entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -201,8 +202,10 @@ mod tests {
         let victim = dir.path().join("epoch-1");
         fs::create_dir(&victim).unwrap();
         fs::create_dir(dir.path().join("dead-old")).unwrap();
+        fs::write(dir.path().join("dead-letter.jsonl"), "{}\n").unwrap();
         bury(&victim).unwrap();
         sweep_dead(dir.path()).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["dead-letter.jsonl"]);
     }
 }

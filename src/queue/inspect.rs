@@ -199,9 +199,11 @@ impl Inspection {
     /// When the directory cannot be read.
     pub fn leftovers(&self) -> Result<usize, InspectError> {
         let names = index::names(&self.queue_dir)?;
-        let dead = names.iter().filter(|name| name.starts_with(super::disk::DEAD_PREFIX)).count();
+        let dead = names
+            .iter()
+            .filter(|name| name.strip_prefix(super::disk::DEAD_PREFIX).is_some_and(index::is_part_of_a_queue));
         let generations = names.iter().filter(|name| super::epoch::parse_name(name).is_some()).count();
-        Ok(dead + generations.saturating_sub(self.epochs()?.len()))
+        Ok(dead.count() + generations.saturating_sub(self.epochs()?.len()))
     }
 
     /// The epochs, oldest first.

@@ -21,7 +21,8 @@ use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
 use crate::metrics::{ByKind, ByStream};
 use crate::reading::{Position, Record};
-use fence::{error_text, failed, panic_text};
+pub(super) use fence::error_text;
+use fence::{failed, panic_text};
 
 /// First and longest wait after a failure of the store.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
