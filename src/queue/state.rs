@@ -308,7 +308,11 @@ fn scan_database(dir: &Path) -> std::io::Result<Option<Whole>> {
 }
 
 fn numbers(queue_dir: &Path) -> std::io::Result<Vec<u64>> {
-    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(DIR_PREFIX)?.parse().ok();
+    let number = |entry: std::fs::DirEntry| {
+        let number = entry.file_name().to_str()?.strip_prefix(DIR_PREFIX)?.parse().ok()?;
+        // A foreign file is nobody's state.
+        entry.path().is_dir().then_some(number)
+    };
     let entries = std::fs::read_dir(queue_dir)?.collect::<std::io::Result<Vec<_>>>()?;
     Ok(entries.into_iter().filter_map(number).collect())
 }

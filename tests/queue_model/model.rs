@@ -209,6 +209,11 @@ proptest! {
     fn the_same_on_sled(steps in proptest::collection::vec(step(), 1..40)) {
         run(Ground::Epochs, &steps);
     }
+
+    #[test]
+    fn the_same_encrypted_under_a_new_key_at_each_start(steps in proptest::collection::vec(step(), 1..40)) {
+        run(Ground::EncryptedEpochs, &steps);
+    }
 }
 
 #[derive(Debug, Clone)]
