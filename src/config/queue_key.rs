@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(KeyBytes::decode(&form).unwrap().bytes().as_slice(), raw);
         }
         let plus = format!("+1{}", &hex[2..]).into_bytes();
-        for wrong in [&raw[1..], hex[1..].as_bytes(), b"", b"secret", &plus, &[7; 32], "ü".repeat(32).as_bytes()] {
+        for wrong in [&raw[1..], &hex.as_bytes()[1..], b"", b"secret", &plus, &[7; 32], "ü".repeat(32).as_bytes()] {
             let error = KeyBytes::decode(wrong).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }

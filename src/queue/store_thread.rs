@@ -205,20 +205,24 @@ impl Driver {
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
     }
 
-    /// One waiting read, and cursors and ages that are due: sealing that never pauses must not keep them waiting.
+    /// One waiting read, one of an operator's tasks, and cursors and ages that are due: sealing that never pauses must not keep them waiting.
     fn others_in_turn(&mut self) {
         let now_ns = self.inner.now_ns();
         let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now_ns) && now_ns >= self.retry_at_ns;
-        let (read, save_due, expire_due) = {
+        let (read, task, save_due, expire_due) = {
             let mut shared = self.inner.lock();
             if shared.phase == Phase::Abandoned || self.store.is_none() {
                 return;
             }
             let expire_due_ns = retention::expire_due_ns(&shared, self.expire_at_ns);
-            (shared.reads.pop_front(), is_due(shared.cursor_due_ns()), is_due(expire_due_ns))
+            let task = shared.tasks.pop_front();
+            (shared.reads.pop_front(), task, is_due(shared.cursor_due_ns()), is_due(expire_due_ns))
         };
         if let Some(request) = read {
             self.read(request);
+        }
+        if let Some(request) = task {
+            self.administer(request);
         }
         if save_due {
             let _ = self.save_cursors();

@@ -117,6 +117,40 @@ fn what_comes_later_is_refused_and_never_ignored() {
 }
 
 #[test]
+fn a_key_that_cannot_be_used_is_named_with_its_file_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("forebay.toml");
+    let key = |name: &str, bytes: &[u8], mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    key("short", b"hunter2", 0o600);
+    key("open", &(0..32).collect::<Vec<u8>>(), 0o644);
+    key("good", &(0..32).collect::<Vec<u8>>(), 0o400);
+    let problems = |queue: &str| {
+        std::fs::write(&file, format!("[queue]\n{queue}\n")).unwrap();
+        forebay::config::load(&file).map_err(|errors| errors.to_string())
+    };
+    let errors =
+        problems("key = \"short\"\nold-keys = [\"good\", \"open\", \"missing\", \"credential:a/b\"]").unwrap_err();
+    for part in [
+        "2:7: queue.key: ",
+        "holds 7 bytes that are no key",
+        "queue.old-keys: ",
+        "mode 0644",
+        "No such file",
+        "credential:a/b",
+    ] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert!(!errors.contains("hunter2"), "{errors}");
+    let loaded = problems("key = \"good\"").unwrap();
+    assert!(loaded.config.queue.keys.current.is_some());
+    assert!(format!("{:?}", loaded.config.queue).contains("***"));
+}
+
+#[test]
 fn names_are_unique_legal_and_not_reserved() {
     let two = format!("{}{}", source("simulated", ""), source("simulated", ""));
     refused(&two, &[("6:8: source[2].name", &["\"s\" is taken", "among sources"])]);
