@@ -107,13 +107,15 @@ fn a_running_queue_is_purged_over_its_socket_memory_included() {
         (&1_300.into(), &std::process::id().into()),
         "{purged}"
     );
-    agent.queue.push(TELEMETRY, super::record(1_300)).unwrap();
-    assert_eq!(given(&agent.queue, TELEMETRY), (1, 1_300));
-    assert_eq!(given(&agent.queue, ALARMS), (20, 0));
-    assert_eq!(agent.queue.status().streams[0].records, 1);
-    agent.stop();
+    assert_eq!((given(&agent.queue, TELEMETRY), given(&agent.queue, ALARMS)), ((0, 0), (20, 0)));
+    assert_eq!(agent.queue.status().streams[0].records, 0);
+    // A crash now brings nothing back, and forgets nothing of what is gone.
+    agent.queue.abandon().unwrap();
+    drop(agent);
     let queue = open(dir.path());
-    assert_eq!(given(&queue, TELEMETRY), (1, 1_300), "after a restart as well");
+    assert_eq!((given(&queue, TELEMETRY), given(&queue, ALARMS)), ((0, 0), (20, 0)), "after a crash as well");
+    queue.push(TELEMETRY, super::record(1_300)).unwrap();
+    assert_eq!(given(&queue, TELEMETRY), (1, 1_300));
     queue.close().unwrap();
 }
 
