@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use self::epoch::{BlockAt, EpochView, Newer};
 pub use self::index::{EpochFiles, Seen};
 pub use self::verify::{Finding, Verdict, Verifier};
-use super::cipher::Keyring;
+use super::cipher::{KeyId, Keyring};
 use super::lane::Lanes;
 use super::lock::FORMAT;
 use super::state::{self, State, StreamState};
@@ -181,6 +181,11 @@ impl Inspection {
             let [_, "FLOCK", _, _, pid, held, ..] = words.as_slice() else { return None };
             if *held == file { pid.parse().ok() } else { None }
         })
+    }
+
+    /// The id of the key that new blocks are encrypted with; `None`: they are not, as far as can be told.
+    pub fn key(&self) -> Option<KeyId> {
+        super::key_check::named(&self.dir)
     }
 
     /// Bytes of disk that the whole state directory takes.

@@ -75,6 +75,14 @@ pub(crate) fn settle(dir: &Path, keys: &Keyring) -> Result<(), OpenError> {
     }
 }
 
+/// The key that the queue below `dir` is encrypted with, as its record says; `None`: none, or the record is damaged.
+pub(crate) fn named(dir: &Path) -> Option<KeyId> {
+    match read(&path_in(dir)) {
+        Ok(Record::Sealed { key, .. }) => Some(key),
+        Ok(Record::None | Record::Damaged) | Err(_) => None,
+    }
+}
+
 fn path_in(dir: &Path) -> PathBuf {
     dir.join("queue").join(FILE)
 }

@@ -69,6 +69,7 @@ fn nothing_is_in_clear_and_a_copy_is_read_with_the_key_alone() {
         (&2_000.into(), &0.into()),
         "{status}"
     );
+    assert_eq!(status["key"].as_str().map(str::len), Some(8), "{status}");
     let verdict = json(&output(dir.path(), &["verify", "--json"], 0));
     assert_eq!((&verdict["ok"], &verdict["closed_blocks"]), (&true.into(), &verdict["blocks"]), "{verdict}");
     assert_eq!(json(&output(dir.path(), &["verify", "--json", "--key", file], 0))["closed_blocks"], 0);
@@ -184,6 +185,34 @@ fn a_closed_queue_goes_from_clear_to_key_to_key_and_back() {
     assert_eq!((&done["blocks"], &done["key"]), (&blocks, &serde_json::Value::Null), "{done}");
     assert_eq!(numbers(&output(dir.path(), &["export"], 0)), all);
     open(dir.path(), &[]).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_change_of_keys_that_is_killed_again_and_again_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    queue_of(dir.path(), &[1], 0..4_000);
+    let [one, two] = [1, 2].map(|byte| key_file(keys.path(), byte).to_str().unwrap().to_owned());
+    let all: Vec<u64> = (0..4_000).collect();
+    let rekey = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.args(["queue", "rekey", "--new-key", &two, "--key", &one, "--dir"]).arg(dir.path());
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    // Not to wait for anything: the kill hits wherever it hits, and what follows holds in any case.
+    for ms in [2, 5, 8, 11, 15, 20, 30, 45, 70] {
+        let mut child = rekey();
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let exported = output(dir.path(), &["export", "--key", &one, "--key", &two], 0);
+        assert_eq!(numbers(&exported), all, "killed after {ms} ms");
+    }
+    assert!(rekey().wait().unwrap().success());
+    assert_eq!(numbers(&output(dir.path(), &["export", "--key", &two], 0)), all);
+    let queue = open(dir.path(), &[2]).unwrap();
+    assert_eq!(super::wire(&queue, TELEMETRY, "telemetry", &Default::default()).len(), 4_000);
+    queue.close().unwrap();
 }
 
 #[test]

@@ -164,6 +164,7 @@ fn to_json(look: &Look, state: Option<&State>, streams: &[Stream], met: &walk::M
         "damaged_blocks": damaged,
         "quarantined_epochs": look.inspection.quarantined(),
         "closed_blocks": streams_closed,
+        "key": look.inspection.key().map(|key| key.to_string()),
         "streams": streams,
     })
 }
@@ -184,6 +185,9 @@ fn write_text(
     match state {
         Some(state) => writeln!(out, "queue       {}, run {}", state.queue(), state.run)?,
         None => writeln!(out, "queue       no durable state is whole: everything on disk counts as waiting")?,
+    }
+    if let Some(key) = inspection.key() {
+        writeln!(out, "key         {key}")?;
     }
     let quota = state.map(|state| state.quota_bytes).filter(|bytes| *bytes > 0);
     let quota = quota.map_or(String::new(), |bytes| format!(" of {}", indicatif::BinaryBytes(bytes)));
