@@ -31,7 +31,7 @@ Exit codes:
   0   ended as asked
   1   failed; the last line on standard error says why
   2   the command line is wrong
-  65, 66, 76, 77   see `forebay queue --help`
+  65, 66, 75, 76, 77   see `forebay queue --help`
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
@@ -55,7 +55,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Read topics back and account for every record: missing, repeated, out of order
     Consume(consume::ConsumeArguments),
-    /// Look into the queue, beside a running agent or in a copy: status, list, peek, verify, export
+    /// Look into the queue and change it, beside a running agent or in a copy: status, list, peek, verify, export, purge,
+    /// repair, rekey, dead-letters
     Queue(queue::QueueArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::queue_key::QueueKeys;
 use crate::reading::Name;
 
 mod output;
@@ -110,6 +111,8 @@ pub struct Queue {
     pub tail_bytes_max: usize,
     /// Of sealed blocks.
     pub compression: Compression,
+    /// Encryption at rest.
+    pub keys: QueueKeys,
 }
 
 /// Compression of sealed blocks.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use super::cipher::Keyring;
 use super::error::OpenError;
+use super::key_check;
 use super::lane::Lanes;
 use super::recovery::{self, Blocks, Lost};
 use super::state::{self, State, StateStore};
@@ -14,7 +16,11 @@ use crate::metrics::Metrics;
 use crate::reading::{Lineage, Name, Position};
 
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
+    let keys = Keyring::new(&settings.queue.keys);
+    key_check::look(&settings.dir, &keys)?;
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
+    key_check::settle(&settings.dir, &keys)?;
+    begun.keys = keys;
     let boots = begun.state_value.boots.len();
     let newest = begun.state_value.boots.last().cloned();
     let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
@@ -52,16 +58,21 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 }
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
+    let lanes = lanes_of(stream);
+    let skipped = stream.skipped.iter().map(|(at, records)| (Position::from_packed(*at), *records)).collect();
+    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+}
+
+/// A stream's lanes as the state has them.
+pub(super) fn lanes_of(stream: &state::StreamState) -> Lanes {
     let position = Position::from_packed;
     let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
-    let lanes = Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
+    Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
         // Sending again is the safe side.
         let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
         tracing::warn!(stream = %stream.name, %error, %cursor, "lanes in the state make no sense, one is used");
         Lanes::from_cursor(cursor)
-    });
-    let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
-    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+    })
 }
 
 /// The control state, which the store thread saves whether or not the blocks could be recovered.

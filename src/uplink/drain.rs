@@ -50,6 +50,8 @@ struct Outlet {
     lineage: Option<Arc<Lineage>>,
     timestamps: Timestamps,
     writer: encoding::Writer,
+    /// Its next block needs a key that is not there; it is looked at again then.
+    key_missing_until_ns: Option<u64>,
 }
 
 struct Drain<'a> {
@@ -83,6 +85,7 @@ fn outlets(settings: &Settings, pace: Pace) -> Vec<Outlet> {
         ready: VecDeque::new(),
         lineage: None,
         timestamps: Timestamps::default(),
+        key_missing_until_ns: None,
         writer: encoding::Writer::new(stream, settings, backoff),
     };
     let mut outlets: Vec<Outlet> = settings.streams.iter().enumerate().map(outlet).collect();

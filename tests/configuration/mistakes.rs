@@ -88,7 +88,6 @@ fn durations_sizes_numbers_and_words() {
 #[test]
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
-    later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     for line in ["delivery = \"exactly-once\"", "drain = \"newest-first\""] {
         let (key, _) = line.split_once(' ').unwrap();
@@ -109,6 +108,40 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[mqtt]\nbroker = \"mqtts://b\"", "2:10: mqtt.broker");
     let yard = source("mqtt", "topics = [\"a/+\"]\nretained = \"mark\"");
     later(&format!("{yard}[mqtt]\nbroker = \"mqtt://b\""), "5:1: source[1].retained");
+}
+
+#[test]
+fn a_key_that_cannot_be_used_is_named_with_its_file_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("forebay.toml");
+    let key = |name: &str, bytes: &[u8], mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    key("short", b"hunter2", 0o600);
+    key("open", &(0..32).collect::<Vec<u8>>(), 0o644);
+    key("good", &(0..32).collect::<Vec<u8>>(), 0o400);
+    let problems = |queue: &str| {
+        std::fs::write(&file, format!("[queue]\n{queue}\n")).unwrap();
+        forebay::config::load(&file).map_err(|errors| errors.to_string())
+    };
+    let errors =
+        problems("key = \"short\"\nold-keys = [\"good\", \"open\", \"missing\", \"credential:a/b\"]").unwrap_err();
+    for part in [
+        "2:7: queue.key: ",
+        "holds 7 bytes that are no key",
+        "queue.old-keys: ",
+        "mode 0644",
+        "No such file",
+        "credential:a/b",
+    ] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert!(!errors.contains("hunter2"), "{errors}");
+    let loaded = problems("key = \"good\"").unwrap();
+    assert!(loaded.config.queue.keys.current.is_some());
+    assert!(format!("{:?}", loaded.config.queue).contains("***"));
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl BlockStore for SegmentStore {
             }
             let header = &place.header;
             let first = header.first.max(cursor);
-            let records = block::open(&self.io("read", segment.block(place))?).unwrap_or_default();
+            let records = block::open(&self.io("read", segment.block(place))?, &Default::default()).unwrap_or_default();
             let open = || records.iter().filter(|record| record.position >= first);
             let found = oldest.get_or_insert(OldestBlocks {
                 epoch: segment.number,

@@ -1,6 +1,7 @@
 //! What is wrong with a queue's files: the findings of `forebay queue verify`.
 
 use super::{EpochView, Inspection};
+use crate::queue::cipher::missing_key;
 use crate::queue::recovery::{Chain, Lost};
 use crate::queue::summary::Entry;
 use crate::reading::{Name, Position};
@@ -50,6 +51,7 @@ pub struct Verifier<'a> {
     chain: Chain<'a>,
     findings: Vec<Finding>,
     more: u64,
+    closed: u64,
 }
 
 /// What a verification came to.
@@ -59,12 +61,14 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Findings beyond the limit of those kept.
     pub more: u64,
+    /// Blocks whose checksum holds and whose records could not be looked at, for want of their key.
+    pub closed: u64,
 }
 
 impl<'a> Verifier<'a> {
     /// Begins with each stream's cursor as it was when the look began ([`crate::queue::state::State::cursors`]).
     pub fn new(inspection: &'a Inspection, cursors: &'a [(Name, Position)]) -> Self {
-        Self { inspection, chain: Chain::new(cursors, None), findings: Vec::new(), more: 0 }
+        Self { inspection, chain: Chain::new(cursors, None), findings: Vec::new(), more: 0, closed: 0 }
     }
 
     /// Checks an epoch: decodes every block, compares with the summary, follows the chain.
@@ -85,7 +89,11 @@ impl<'a> Verifier<'a> {
         for block in &view.blocks {
             let entry = Entry::new(0, &block.header, block.bytes);
             if let Err(error) = view.read(block) {
-                self.damaged(view.number, &entry, format!("{:#}", error.root_cause()));
+                if missing_key(&error).is_some() {
+                    self.closed += 1;
+                } else {
+                    self.damaged(view.number, &entry, format!("{:#}", error.root_cause()));
+                }
             }
             entries.push(entry);
         }
@@ -103,7 +111,7 @@ impl<'a> Verifier<'a> {
         for lost in lost {
             self.find(Finding::Missing(lost));
         }
-        Verdict { findings: self.findings, more: self.more }
+        Verdict { findings: self.findings, more: self.more, closed: self.closed }
     }
 
     fn damaged(&mut self, epoch: u64, entry: &Entry, reason: String) {

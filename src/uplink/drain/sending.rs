@@ -4,13 +4,15 @@ use super::Drain;
 use crate::clock::boot_ns;
 use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
-use crate::queue::Limit;
+use crate::queue::{Limit, PeekError};
 use crate::uplink::delivery::Sent;
 
 /// What one stream sends before an equal one has its turn.
 const TURN_BYTES: usize = 256 * 1024;
 /// Most records read from the queue at once.
 const PEEK_RECORDS: usize = 1_000;
+/// How often a stream is looked at whose next block needs a key that is not there.
+const KEY_LOOK_NS: u64 = 5_000_000_000;
 
 impl Drain<'_> {
     /// One turn of the highest stream that has something and may send it. Gives the records sent.
@@ -76,14 +78,26 @@ impl Drain<'_> {
         if !outlet.ready.is_empty() {
             return true;
         }
+        if outlet.key_missing_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) {
+            return false;
+        }
         let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
         match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
             Ok(Some(batch)) => {
                 outlet.lineage = Some(batch.lineage);
                 outlet.ready.extend(batch.records);
                 self.peek_failed = false;
+                self.has_key(place);
             }
-            Ok(None) => {}
+            Ok(None) => self.has_key(place),
+            // Nothing of it is passed over: it goes on after a start with the key, or when the blocks are purged.
+            Err(error @ PeekError::KeyMissing { .. }) => {
+                let again_ns = boot_ns().saturating_add(KEY_LOOK_NS);
+                if outlet.key_missing_until_ns.replace(again_ns).is_none() {
+                    let name = outlet.name.clone();
+                    self.health().hold(&name, error.to_string());
+                }
+            }
             Err(error) if !self.peek_failed => {
                 self.peek_failed = true;
                 tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
@@ -91,6 +105,14 @@ impl Drain<'_> {
             Err(_) => {}
         }
         !self.outlets[place].ready.is_empty()
+    }
+
+    /// The stream's next block can be opened, or there is none.
+    fn has_key(&mut self, place: usize) {
+        if self.outlets[place].key_missing_until_ns.take().is_some() {
+            let name = self.outlets[place].name.clone();
+            self.health().release(&name);
+        }
     }
 
     /// Sends the messages of the record that is ready; those that the client does not take are sent next. Gives their
