@@ -14,6 +14,7 @@ fn kafka() -> Kafka {
         in_flight_bytes_max: 1 << 20,
         linger: Duration::from_millis(50),
         properties: [].into(),
+        output: Default::default(),
     }
 }
 
