@@ -8,7 +8,7 @@ use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
+use super::resolved::{Delivery, Kafka, KafkaCompression, Sasl, Tls, Transactions};
 use super::secret::{self, Secrets};
 use super::tree::{Kind, quoted};
 
@@ -57,7 +57,8 @@ pub(super) fn read(
             "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
         table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
     }
-    for key in ["delivery", "drain", "encoding"] {
+    let delivery = read_delivery(table);
+    for key in ["drain", "encoding"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -72,8 +73,31 @@ pub(super) fn read(
         compression: compression?,
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
+        delivery: delivery?,
         properties,
     })
+}
+
+/// Longest `transactional-id`: the group ids that begin with it stay below Kafka's limit for names of files and topics.
+const TRANSACTIONAL_ID_CHARS_MAX: usize = 200;
+
+fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
+    let timeout = table.duration("transaction-timeout");
+    let id = if table.has("transactional-id") { Some(table.text("transactional-id")?) } else { None };
+    let exactly_once = table.word("delivery")? == "exactly-once";
+    if let Some(id) = &id {
+        let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        if id.is_empty() || id.len() > TRANSACTIONAL_ID_CHARS_MAX || !id.chars().all(is_allowed) {
+            table.refuse("transactional-id", "is no transactional id");
+        }
+    }
+    for key in ["transactional-id", "transaction-timeout"] {
+        if table.has(key) && !exactly_once {
+            let message = "has no effect without kafka.delivery = \"exactly-once\"".to_owned();
+            table.report.warning(&table.place_of(key), table.path_of(key), message);
+        }
+    }
+    Some(if exactly_once { Delivery::ExactlyOnce(Transactions { id, timeout: timeout? }) } else { Delivery::AtLeastOnce })
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {

@@ -11,11 +11,12 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
 use super::settings::{Refusal, producer_properties};
-use crate::config::Kafka;
+use crate::config::{Delivery, Kafka};
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub struct Outgoing<'a> {
     pub payload: &'a [u8],
     /// `CreateTime` in milliseconds since 1970 UTC; at least 1, as 0 means "now" to the client.
     pub timestamp_ms: i64,
+    /// Kafka headers.
+    pub headers: &'a [(&'a str, &'a str)],
     /// Comes back in the [`Report`].
     pub token: usize,
 }
@@ -94,7 +97,7 @@ struct Inbox {
 }
 
 #[derive(Default)]
-struct Context {
+pub(super) struct Context {
     inbox: Mutex<Inbox>,
     /// Produce requests sent, as of the last statistics.
     requests: AtomicI64,
@@ -177,9 +180,9 @@ impl ProducerContext for Context {
     }
 }
 
-/// An idempotent producer.
+/// An idempotent producer, or a transactional one.
 pub struct Producer {
-    inner: BaseProducer<Context>,
+    pub(super) inner: BaseProducer<Context>,
 }
 
 impl Producer {
@@ -190,7 +193,11 @@ impl Producer {
     pub fn new(kafka: &Kafka, streams: usize, refusal: Refusal) -> Result<Self, ClientError> {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let inner = client_config(&properties)?
+        Self::from_properties(&properties)
+    }
+
+    pub(super) fn from_properties(properties: &[(String, String)]) -> Result<Self, ClientError> {
+        let inner = client_config(properties)?
             .create_with_context(Context::default())
             .map_err(|error| ClientError::Creation(error.to_string()))?;
         Ok(Self { inner })
@@ -202,7 +209,12 @@ impl Producer {
     /// As [`Producer::new`].
     pub fn check(kafka: &Kafka, streams: usize) -> Result<(), ClientError> {
         let offline = Kafka { brokers: Vec::new(), ..kafka.clone() };
-        Self::new(&offline, streams, Refusal::Stops).map(drop)
+        match &kafka.delivery {
+            Delivery::AtLeastOnce => Self::new(&offline, streams, Refusal::Stops).map(drop),
+            Delivery::ExactlyOnce(transactions) => {
+                Self::transactional(&offline, streams, "check", transactions.timeout).map(drop)
+            }
+        }
     }
 
     /// Hands a record to the client; copies it. Does not wait.
@@ -214,6 +226,7 @@ impl Producer {
             .key(record.key)
             .payload(record.payload)
             .timestamp(record.timestamp_ms.max(1));
+        let base = if record.headers.is_empty() { base } else { base.headers(headers(record.headers)) };
         match self.inner.send(base) {
             Ok(()) => Ok(()),
             Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => Err(SendError::Full),
@@ -248,6 +261,11 @@ impl Producer {
     pub fn fatal_error(&self) -> Option<String> {
         self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
     }
+}
+
+fn headers(headers: &[(&str, &str)]) -> OwnedHeaders {
+    let none = OwnedHeaders::new_with_capacity(headers.len());
+    headers.iter().fold(none, |all, (key, value)| all.insert(Header { key, value: Some(*value) }))
 }
 
 pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientConfig, ClientError> {

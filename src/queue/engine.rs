@@ -75,6 +75,8 @@ pub(super) struct Shared {
     pub(super) set_aside: VecDeque<(usize, Record)>,
     pub(super) dead_letters: VecDeque<DeadLetterRequest>,
     /// Flushes asked for, and done with what result.
+    /// Saves of the control state that somebody waits for.
+    pub(super) saves: super::transaction::Saves,
     pub(super) flush_wanted: u64,
     pub(super) flush_done: u64,
     pub(super) flush_error: Option<(u64, String)>,
@@ -141,6 +143,7 @@ impl Inner {
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),
             dead_letters: VecDeque::new(),
+            saves: super::transaction::Saves::default(),
             flush_wanted: 0,
             flush_done: 0,
             flush_error: None,

@@ -24,6 +24,7 @@ pub mod epoch;
 pub mod error;
 pub mod inspect;
 pub mod lane;
+mod lives;
 mod lock;
 mod open;
 mod peek;
@@ -37,6 +38,7 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod transaction;
 mod types;
 
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
+pub use self::lives::Lives;
 pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
@@ -124,6 +127,7 @@ impl Queue {
                 stream: Arc::clone(&stream.name),
                 lanes: lane::Lanes::from_cursor(Position::ZERO),
                 skipped: Vec::new(),
+                in_doubt: None,
             });
             StreamState::new(control, stream, start.run)
         });

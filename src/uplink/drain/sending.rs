@@ -105,8 +105,14 @@ impl Drain<'_> {
         let bytes = self.payload.len() + record.device.len();
         let serial = outlet.lane.next_serial();
         let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-        let outgoing =
-            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
+        let outgoing = Outgoing {
+            topic: &outlet.topic,
+            key: &record.device,
+            payload: &self.payload,
+            timestamp_ms,
+            headers: &[],
+            token,
+        };
         if let Err(error) = client.send(outgoing) {
             self.tokens.give_back(token);
             return Err(error);
