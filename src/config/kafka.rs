@@ -97,7 +97,11 @@ fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
             table.report.warning(&table.place_of(key), table.path_of(key), message);
         }
     }
-    Some(if exactly_once { Delivery::ExactlyOnce(Transactions { id, timeout: timeout? }) } else { Delivery::AtLeastOnce })
+    Some(if exactly_once {
+        Delivery::ExactlyOnce(Transactions { id, timeout: timeout? })
+    } else {
+        Delivery::AtLeastOnce
+    })
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {

@@ -18,4 +18,4 @@ pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{Renewal, TlsFiles};
-pub use transaction::{Committed, Group, Remedy, Trouble};
+pub use transaction::{Committed, CursorReader, Group, Remedy, Trouble};

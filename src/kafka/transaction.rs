@@ -160,57 +160,66 @@ pub struct Committed {
 
 /// A consumer group that nobody joins: a name for offsets.
 pub struct Group {
-    id: String,
     metadata: ConsumerGroupMetadata,
 }
 
-impl Group {
-    /// Asks for the group's committed offset for `topic`. `stable`: waits for transactions that hold an offset back,
-    /// else gives the last one that was committed. Waits at most `wait`.
+/// Reads a group's offset with a client of its own.
+pub struct CursorReader {
+    client: BaseConsumer,
+    group: String,
+}
+
+impl CursorReader {
+    /// Makes the client. `stable`: it waits for open transactions that hold an offset of the group, else it gives the
+    /// last one that was committed.
     ///
     /// # Errors
-    /// The client cannot be made, Kafka does not answer in time, or refuses.
-    pub fn ask(
-        kafka: &Kafka,
-        id: &str,
-        topic: &str,
-        stable: bool,
-        wait: Duration,
-    ) -> Result<(Self, Option<Committed>), Failure> {
-        let held = |text: String| Failure { class: super::Class::Held, text, timestamp_refused: false };
+    /// A property is not possible, or a certificate cannot be loaded.
+    pub fn open(kafka: &Kafka, group: &str, stable: bool) -> Result<Self, Failure> {
         let mut properties = connection_properties(kafka);
         properties.extend(connection_overrides(kafka));
         for (name, value) in [
-            ("group.id", id),
+            ("group.id", group),
             ("enable.auto.commit", "false"),
             ("isolation.level", if stable { "read_committed" } else { "read_uncommitted" }),
         ] {
             properties.push((name.to_owned(), value.to_owned()));
         }
         let config = client_config(&properties).map_err(|error| held(error.to_string()))?;
-        let client: BaseConsumer = config.create().map_err(|error| held(error.to_string()))?;
+        let client = config.create().map_err(|error| held(error.to_string()))?;
+        Ok(Self { client, group: group.to_owned() })
+    }
+
+    /// The committed offset for `topic`. Waits at most `wait`; may be called again after that.
+    ///
+    /// # Errors
+    /// Kafka does not answer in time, or refuses.
+    pub fn read(&self, topic: &str, wait: Duration) -> Result<Option<Committed>, Failure> {
         let failed = |error: KafkaError| {
             let failure = Failure::from_error(&error);
-            Failure { text: format!("cursor of group {id}: {}", failure.text), ..failure }
+            Failure { text: format!("cursor of group {}: {}", self.group, failure.text), ..failure }
         };
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, PARTITION);
-        let answer = client.committed_offsets(asked, wait).map_err(failed)?;
-        let metadata = client.group_metadata().ok_or_else(|| held(format!("group {id} has no metadata")))?;
-        let mut committed = None;
-        if let Some(element) = answer.find_partition(topic, PARTITION) {
-            element.error().map_err(failed)?;
-            if let Offset::Offset(offset) = element.offset() {
-                // The client library panics where the metadata is no UTF-8, which no agent has written.
-                let metadata = std::panic::catch_unwind(|| element.metadata().to_owned()).unwrap_or_default();
-                committed = Some(Committed { offset, metadata });
-            }
-        }
-        Ok((Self { id: id.to_owned(), metadata }, committed))
+        let answer = self.client.committed_offsets(asked, wait).map_err(failed)?;
+        let Some(element) = answer.find_partition(topic, PARTITION) else { return Ok(None) };
+        element.error().map_err(failed)?;
+        let Offset::Offset(offset) = element.offset() else { return Ok(None) };
+        // The client library panics where the metadata is no UTF-8, which no agent has written.
+        let metadata = std::panic::catch_unwind(|| element.metadata().to_owned()).unwrap_or_default();
+        Ok(Some(Committed { offset, metadata }))
     }
 
-    /// The group's id.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// The group, to put offsets into transactions; ends the client.
+    ///
+    /// # Errors
+    /// The client library cannot make it.
+    pub fn into_group(self) -> Result<Group, Failure> {
+        let metadata = self.client.group_metadata();
+        Ok(Group { metadata: metadata.ok_or_else(|| held(format!("group {} has no metadata", self.group)))? })
     }
+}
+
+fn held(text: String) -> Failure {
+    Failure { class: super::Class::Held, text, timestamp_refused: false }
 }

@@ -11,6 +11,7 @@ mod agent;
 mod kafka;
 mod ledger;
 mod line;
+mod once;
 mod others;
 mod process;
 mod scene;

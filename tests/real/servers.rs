@@ -13,26 +13,39 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// One Kafka node.
 pub struct Kafka {
     dir: PathBuf,
+    settings: Vec<&'static str>,
     pub bootstrap: String,
 }
 
 impl Kafka {
-    /// Starts a node with the topics `telemetry` and `alarms`.
-    pub fn start(dir: &Path) -> Self {
+    /// Starts a node with the topics `telemetry` and `alarms`, and with broker settings `NAME=VALUE`.
+    pub fn start(dir: &Path, settings: &[&'static str]) -> Self {
         let dir = dir.join("kafka");
-        let mut node = Self { dir, bootstrap: String::new() };
+        let mut node = Self { dir, settings: settings.to_vec(), bootstrap: String::new() };
         node.up();
-        for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            output(script("kafka").arg("topic").arg(&node.dir).args([topic, partitions]));
+        for topic in ["telemetry", "alarms"] {
+            node.create_topic(topic);
         }
         node
+    }
+
+    /// Creates a topic: three partitions for `telemetry`, one for others.
+    pub fn create_topic(&self, topic: &str) {
+        let partitions = if topic == "telemetry" { "3" } else { "1" };
+        output(script("kafka").arg("topic").arg(&self.dir).args([topic, partitions]));
+    }
+
+    /// Deletes a topic with all that is in it.
+    pub fn delete_topic(&self, topic: &str) {
+        output(script("kafka").arg("delete").arg(&self.dir).arg(topic));
     }
 
     /// Starts it again, with what it held, where it was.
     pub fn up(&mut self) {
         let mut up = script("kafka");
         // Tests that are killed leave no node behind.
-        up.arg("up").arg(&self.dir).arg("0").env("FOREBAY_TEST_PID", std::process::id().to_string());
+        up.arg("up").arg(&self.dir).arg("0").args(&self.settings);
+        up.env("FOREBAY_TEST_PID", std::process::id().to_string());
         self.bootstrap = output(&mut up).trim().to_owned();
     }
 

@@ -27,6 +27,8 @@ const PACE: Pace = Pace {
     rebuild_interval: Duration::from_millis(50),
     stall: Duration::from_secs(60),
     stall_interval: Duration::from_secs(300),
+    fenced_wait: Duration::from_secs(600),
+    cursor_refresh: Duration::from_secs(24 * 3600),
 };
 /// 2026-11-22T12:00:00Z.
 const NOW_MS: i64 = 1_795_348_800_000;
