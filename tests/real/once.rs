@@ -1,10 +1,8 @@
 //! Exactly once: the agent and Kafka killed at random moments of a drain, cut off in mid transaction, forgotten,
 //! recreated, copied. Judged is what a `read_committed` reader sees.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::agent::Agent;
-use crate::process::wait_for;
 use crate::scene::Scene;
 
 /// What every scenario configures.

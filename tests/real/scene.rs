@@ -172,7 +172,9 @@ listen = "127.0.0.1:0"
         while !left.is_empty() {
             let next = || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
             match wait_for("the next record of the topic", READ_MAX, next) {
-                Next::Record(received) => account.add(&received.value),
+                Next::Record(received) => {
+                    account.add(&received.value);
+                }
                 Next::End(partition) => left.retain(|other| *other != partition),
                 Next::Nothing => {}
             }
