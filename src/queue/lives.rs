@@ -23,6 +23,11 @@ pub struct Lives {
 }
 
 impl Lives {
+    #[cfg(test)]
+    pub(crate) fn of(numbers: Vec<u64>) -> Self {
+        Self { numbers }
+    }
+
     /// Whether this queue has had this life.
     pub fn contains(&self, number: u64) -> bool {
         self.numbers.contains(&number)

@@ -9,11 +9,13 @@ use crate::reading::Position;
 pub(super) struct Doubt {
     range: Option<(Position, Position)>,
     durable: Option<(Position, Position)>,
+    /// A transaction has begun in this life: what is acknowledged must not be sent again after a crash.
+    is_used: bool,
 }
 
 impl Doubt {
     pub(super) fn new(range: Option<(Position, Position)>) -> Self {
-        Self { range, durable: range }
+        Self { range, durable: range, is_used: false }
     }
 
     pub(super) fn saved(&mut self, range: Option<(Position, Position)>) {
@@ -35,6 +37,7 @@ impl StreamState {
     /// From now on, until [`StreamState::transaction_ended`], these records may be in Kafka or not.
     pub(in crate::queue) fn transaction_begins(&mut self, first: Position, last: Position) {
         self.doubt.range = Some((first, last));
+        self.doubt.is_used = true;
     }
 
     /// It is known what became of the transaction, and the lanes say so.
@@ -53,9 +56,11 @@ impl StreamState {
         self.doubt.unsaved().is_some_and(|(first, _)| on_disk.is_some_and(|last| first <= last))
     }
 
-    /// Whether records from `first` through `last` are in an open transaction of which a crash would leave no word.
+    /// Whether some of the records from `first` through `last`, which are about to be on disk, are in an open transaction
+    /// or have been delivered by one since they were cut, and a crash would leave no word of it.
     pub(in crate::queue) fn doubt_is_due(&self, first: Position, last: Position) -> bool {
-        self.doubt.unsaved().is_some_and(|(begin, end)| begin <= last && first <= end)
+        let delivered = self.doubt.is_used && first < self.lanes.cursor() && self.cursor_durable < self.lanes.cursor();
+        delivered || self.doubt.unsaved().is_some_and(|(begin, end)| begin <= last && first <= end)
     }
 
     /// Kafka has all that `lanes` says is done.

@@ -1,5 +1,6 @@
 //! Reading the cursors, and going on where they say.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::cursor::{Cursor, Found, Resumed, resume};
@@ -12,41 +13,34 @@ use crate::kafka::{Class, Committed, CursorReader, Failure};
 const SLICE: Duration = Duration::from_secs(1);
 /// Longest wait for the answer of one group: connection, TLS and SASL on a slow link included.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// Groups asked at once: each takes a client with threads of its own for the time.
+const AT_ONCE: usize = 4;
 
 impl Exactly<'_> {
     /// Reads every stream's cursor. `stable`: after the transactional id was taken over, and so to go on from there.
     pub(super) fn look(&mut self, stable: bool) -> Option<Turn> {
         let mut sight = Sight::Own;
-        for place in 0..self.outlets.len() {
-            if self.stop.is_cancelled() {
-                return None;
-            }
-            let outlet = &self.outlets[place];
-            let id = format!("{}.{}", self.id, outlet.name);
-            let found = match self.ask(&id, place, stable) {
-                Ok(committed) => self.judge(&id, committed.as_ref()),
+        let mut place = 0;
+        while place < self.outlets.len() && sight == Sight::Own && !self.stop.is_cancelled() {
+            let end = self.outlets.len().min(place + AT_ONCE);
+            sight = match self.ask(place..end, stable) {
+                Ok(answers) => self.take(place, &answers, stable),
                 Err(failure) => {
                     tracing::debug!(error = %failure, "cursor cannot be read");
                     self.disconnected(failure.text);
-                    sight = Sight::Nothing;
-                    break;
+                    Sight::Nothing
                 }
             };
-            match found {
-                Found::Copy => {
-                    sight = Sight::Copy;
-                    break;
-                }
-                Found::Own(cursor) if stable => self.resume(place, Some(&cursor)),
-                Found::Nothing if stable => self.resume(place, None),
-                Found::Own(_) | Found::Nothing => {}
-            }
+            place = end;
         }
-        let another = self.session.another_delivers();
-        let turn = self.session.read(sight, boot_ns(), fastrand::f64());
+        if self.stop.is_cancelled() {
+            return None;
+        }
         if sight == Sight::Own {
             self.connected();
         }
+        let another = self.session.another_delivers();
+        let turn = self.session.read(sight, boot_ns(), fastrand::f64());
         if another && !self.session.another_delivers() {
             self.metrics.uplink_fenced.set(0);
             for outlet in &self.outlets {
@@ -56,10 +50,23 @@ impl Exactly<'_> {
         turn
     }
 
-    fn judge(&self, group: &str, committed: Option<&Committed>) -> Found {
+    /// Judges cursors of the outlets from `first` on.
+    fn take(&mut self, first: usize, answers: &[Option<Committed>], stable: bool) -> Sight {
+        for (place, committed) in (first..).zip(answers) {
+            match self.judge(place, committed.as_ref()) {
+                Found::Copy => return Sight::Copy,
+                Found::Own(cursor) if stable => self.resume(place, Some(&cursor)),
+                Found::Nothing if stable => self.resume(place, None),
+                Found::Own(_) | Found::Nothing => {}
+            }
+        }
+        Sight::Own
+    }
+
+    fn judge(&self, place: usize, committed: Option<&Committed>) -> Found {
         let found = Found::of(committed, self.queue.id(), &self.lives);
         if let (Found::Nothing, Some(committed)) = (&found, committed) {
-            let offset = committed.offset;
+            let (group, offset) = (self.group_id(place), committed.offset);
             tracing::warn!(group, offset, "offset of the group is not this queue's cursor, the queue's own counts");
         }
         found
@@ -82,20 +89,28 @@ impl Exactly<'_> {
         outlet.doubtful = doubtful;
     }
 
-    /// Asks for the cursor of one stream, in slices.
-    fn ask(&mut self, group: &str, place: usize, stable: bool) -> Result<Option<Committed>, Failure> {
-        let reader = CursorReader::open(&self.settings.kafka, group, stable)?;
+    fn group_id(&self, place: usize) -> String {
+        format!("{}.{}", self.id, self.outlets[place].name)
+    }
+
+    /// Asks for the cursors of these outlets, all at once and in slices of time.
+    fn ask(&mut self, places: Range<usize>, stable: bool) -> Result<Vec<Option<Committed>>, Failure> {
+        let kafka = &self.settings.kafka;
+        let readers = places.clone().map(|place| CursorReader::open(kafka, &self.group_id(place), stable));
+        let readers = readers.collect::<Result<Vec<_>, _>>()?;
         let end = Instant::now() + ASK_MAX;
-        loop {
-            match reader.read(&self.outlets[place].topic, SLICE) {
-                Ok(committed) => {
-                    self.outlets[place].group = Some(reader.into_group()?);
-                    return Ok(committed);
+        let mut answers = Vec::with_capacity(readers.len());
+        for (place, reader) in places.zip(readers) {
+            let committed = loop {
+                match reader.read(&self.outlets[place].topic, SLICE) {
+                    Err(failure)
+                        if failure.class == Class::Retried && Instant::now() < end && !self.stop.is_cancelled() => {}
+                    answer => break answer?,
                 }
-                Err(failure)
-                    if failure.class == Class::Retried && Instant::now() < end && !self.stop.is_cancelled() => {}
-                Err(failure) => return Err(failure),
-            }
+            };
+            self.outlets[place].group = Some(reader.into_group()?);
+            answers.push(committed);
         }
+        Ok(answers)
     }
 }
