@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forebay::kafka::account::Account;
 use forebay::kafka::{Consumer, Next, Start};
+use forebay::kafka::account::Account;
 
 use crate::agent::{Agent, StreamNow};
 use crate::ledger::{Ledger, Life};
@@ -26,19 +26,19 @@ pub struct Scene {
     promises: Vec<StreamNow>,
     began: Instant,
     /// Further lines of `[kafka]`.
-    kafka_lines: &'static str,
+    pub kafka_lines: &'static str,
 }
 
 impl Scene {
     pub fn new(name: &'static str) -> Self {
-        Self::with(name, &[], "")
+        Self::with(name, Kafka::start)
     }
 
-    /// With broker settings `NAME=VALUE` and further lines of `[kafka]`.
-    pub fn with(name: &'static str, broker: &[&'static str], kafka_lines: &'static str) -> Self {
+    /// With a Kafka of the scenario's own.
+    pub fn with(name: &'static str, start: impl FnOnce(&Path) -> Kafka) -> Self {
         let dir = tempfile::Builder::new().prefix("forebay-real-").tempdir().unwrap();
-        let kafka = Kafka::start(dir.path(), broker);
-        Self { name, kafka, dir, lives: 0, promises: Vec::new(), began: Instant::now(), kafka_lines }
+        let kafka = start(dir.path());
+        Self { name, kafka, dir, lives: 0, promises: Vec::new(), began: Instant::now(), kafka_lines: "" }
     }
 
     pub fn dir(&self) -> &Path {
@@ -69,15 +69,16 @@ name = "alarms"
 priority = 9
 durability = "every-record"
 [kafka]
-brokers = ["{bootstrap}"]
+brokers = [{brokers}]
 in-flight-bytes = "256 KiB"
 {kafka_lines}
 [status]
 listen = "127.0.0.1:0"
 "#,
             state = self.dir().join("state").display(),
-            bootstrap = self.kafka.bootstrap,
             kafka_lines = self.kafka_lines,
+            brokers =
+                self.kafka.bootstrap.split(',').map(|broker| format!("{broker:?}")).collect::<Vec<_>>().join(", "),
         );
         let file = self.dir().join("forebay.toml");
         std::fs::write(&file, text).unwrap();
@@ -170,8 +171,7 @@ listen = "127.0.0.1:0"
         let mut left: Vec<i32> =
             consumer.spans(Start::Beginning, READ_MAX).unwrap().iter().map(|span| span.partition).collect();
         while !left.is_empty() {
-            let next =
-                || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
+            let next = || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
             match wait_for("the next record of the topic", READ_MAX, next) {
                 Next::Record(received) => {
                     account.add(&received.value);
