@@ -49,7 +49,7 @@ fn storm(name: &'static str, agent_kills: u32, broker_kills: u32) {
     for kill in 0..agent_kills {
         let agent = scene.agent();
         // Often enough before the first transaction is over, mostly among many.
-        let_run(Duration::from_millis(random.u64(50..2_500)));
+        let_run(Duration::from_millis(random.u64(50..3_500)));
         if (kill + 1) * broker_kills / agent_kills > kill * broker_kills / agent_kills {
             scene.note(&agent);
             scene.kafka.kill();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forebay::kafka::{Consumer, Next, Start};
 use forebay::kafka::account::Account;
+use forebay::kafka::{Consumer, Next, Start};
 
 use crate::agent::{Agent, StreamNow};
 use crate::ledger::{Ledger, Life};
@@ -171,7 +171,8 @@ listen = "127.0.0.1:0"
         let mut left: Vec<i32> =
             consumer.spans(Start::Beginning, READ_MAX).unwrap().iter().map(|span| span.partition).collect();
         while !left.is_empty() {
-            let next = || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
+            let next =
+                || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
             match wait_for("the next record of the topic", READ_MAX, next) {
                 Next::Record(received) => {
                     account.add(&received.value);

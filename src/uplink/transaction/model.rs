@@ -24,7 +24,8 @@ enum Fault {
     None,
     AgainUndone,
     AgainDone,
-    Abort,
+    AbortUndone,
+    AbortDone,
     LostUndone,
     LostDone,
 }
@@ -49,7 +50,8 @@ fn action() -> impl Strategy<Value = Action> {
         12 => Just(Fault::None),
         1 => Just(Fault::AgainUndone),
         1 => Just(Fault::AgainDone),
-        1 => Just(Fault::Abort),
+        1 => Just(Fault::AbortUndone),
+        1 => Just(Fault::AbortDone),
         1 => Just(Fault::LostUndone),
         1 => Just(Fault::LostDone),
     ];
@@ -271,6 +273,7 @@ impl World {
                 if self.agent.range.take().is_some() {
                     self.agent.in_doubt = None;
                 }
+                self.agent.commit_done = false;
             }
             Some(Event::Lost | Event::Fenced) => {
                 (self.agent.epoch, self.agent.range) = (None, None);
@@ -282,12 +285,12 @@ impl World {
 
     /// Does what the client asks, unless the fault is in the way. `request` gives false where the client is fenced.
     fn ask(&mut self, fault: Fault, request: impl FnOnce(&mut Self) -> bool) -> Option<Event> {
-        let done = matches!(fault, Fault::None | Fault::AgainDone | Fault::LostDone);
+        let done = matches!(fault, Fault::None | Fault::AgainDone | Fault::AbortDone | Fault::LostDone);
         let outcome = match fault {
             _ if done && !request(self) => Outcome::Fenced,
             Fault::None => Outcome::Done,
             Fault::AgainDone | Fault::AgainUndone => Outcome::Again,
-            Fault::Abort => Outcome::Abort,
+            Fault::AbortDone | Fault::AbortUndone => Outcome::Abort,
             Fault::LostDone | Fault::LostUndone => Outcome::Lost,
         };
         self.agent.session.ended(outcome, self.now_ns, 0.5)
@@ -380,7 +383,7 @@ impl World {
 
     fn deliver(&mut self, fault: Fault) {
         let sent = self.agent.sent.clone();
-        let arrives = matches!(fault, Fault::None | Fault::AgainDone | Fault::LostDone);
+        let arrives = !matches!(fault, Fault::AgainUndone | Fault::AbortUndone | Fault::LostUndone);
         let alive = !arrives || sent.is_empty() || self.in_transaction(|open| open.records = sent);
         match fault {
             _ if !alive => {
@@ -390,7 +393,9 @@ impl World {
             }
             Fault::None => self.agent.session.delivered(),
             Fault::AgainUndone | Fault::AgainDone => {}
-            Fault::Abort | Fault::LostUndone | Fault::LostDone => self.agent.session.failed(false),
+            Fault::AbortUndone | Fault::AbortDone | Fault::LostUndone | Fault::LostDone => {
+                self.agent.session.failed(false)
+            }
         }
     }
 
@@ -437,7 +442,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
     #[test]
     fn every_durable_record_arrives_once(actions in proptest::collection::vec(action(), 1..120)) {
         let mut world = World::new();
