@@ -10,6 +10,7 @@ mod ground;
 mod memory;
 mod model;
 mod retention;
+mod transaction;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 

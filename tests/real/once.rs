@@ -45,11 +45,14 @@ fn storm(name: &'static str, agent_kills: u32, broker_kills: u32) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut scene = scene(name, &BROKER);
     scene.configure(&fleet(25), None);
-    let (mut transactions, mut unknown) = (0.0, 0.0);
+    let (mut committed, mut unknown) = (0, 0.0);
     for kill in 0..agent_kills {
         let agent = scene.agent();
-        // Often enough before the first transaction is over, mostly among many.
-        let_run(Duration::from_millis(random.u64(50..3_500)));
+        // One in five before or in its first transactions, the others in the drain of what the life before has left.
+        if random.u32(0..5) > 0 {
+            wait_for_transactions(&agent, random.u64(1..8));
+        }
+        let_run(Duration::from_millis(random.u64(0..1_500)));
         if (kill + 1) * broker_kills / agent_kills > kill * broker_kills / agent_kills {
             scene.note(&agent);
             scene.kafka.kill();
@@ -57,7 +60,7 @@ fn storm(name: &'static str, agent_kills: u32, broker_kills: u32) {
             scene.kafka.up();
             let_run(Duration::from_millis(random.u64(0..3_000)));
         }
-        transactions += agent.metric("forebay_uplink_transactions_total");
+        committed += transactions(&agent, "committed");
         unknown += agent.metric("forebay_uplink_possible_duplicates_total");
         scene.kill(agent);
     }
@@ -66,7 +69,7 @@ fn storm(name: &'static str, agent_kills: u32, broker_kills: u32) {
     scene.demand_all(&agent);
     agent.terminate();
     scene.drain_rest();
-    println!("  {agent_kills} kills of the agent, {broker_kills} of Kafka, among {transactions} transactions");
+    println!("  {agent_kills} kills of the agent, {broker_kills} of Kafka, among {committed} transactions");
     assert_eq!(unknown, 0.0, "Kafka has forgotten nothing, so nothing may be marked");
     let ledger = scene.settle();
     assert_eq!(ledger.repeated(), 0, "a read_committed reader saw records twice");

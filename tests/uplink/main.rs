@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+mod once;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

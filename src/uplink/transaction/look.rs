@@ -13,6 +13,8 @@ use crate::kafka::{Class, Committed, CursorReader, Failure};
 const SLICE: Duration = Duration::from_secs(1);
 /// Longest wait for the answer of one group: connection, TLS and SASL on a slow link included.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// After so long without an answer the link counts as down.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Groups asked at once: each takes a client with threads of its own for the time.
 const AT_ONCE: usize = 4;
 
@@ -95,17 +97,23 @@ impl Exactly<'_> {
 
     /// Asks for the cursors of these outlets, all at once and in slices of time.
     fn ask(&mut self, places: Range<usize>, stable: bool) -> Result<Vec<Option<Committed>>, Failure> {
-        let kafka = &self.settings.kafka;
-        let readers = places.clone().map(|place| CursorReader::open(kafka, &self.group_id(place), stable));
+        let readers =
+            places.clone().map(|place| CursorReader::open(&self.settings.kafka, &self.group_id(place), stable));
         let readers = readers.collect::<Result<Vec<_>, _>>()?;
-        let end = Instant::now() + ASK_MAX;
+        let began = Instant::now();
+        let end = began + ASK_MAX;
         let mut answers = Vec::with_capacity(readers.len());
         for (place, reader) in places.zip(readers) {
             let committed = loop {
-                match reader.read(&self.outlets[place].topic, SLICE) {
-                    Err(failure)
-                        if failure.class == Class::Retried && Instant::now() < end && !self.stop.is_cancelled() => {}
-                    answer => break answer?,
+                let failure = match reader.read(&self.outlets[place].topic, SLICE) {
+                    Ok(committed) => break committed,
+                    Err(failure) => failure,
+                };
+                if failure.class != Class::Retried || Instant::now() > end || self.stop.is_cancelled() {
+                    return Err(failure);
+                }
+                if began.elapsed() > SILENT_MAX {
+                    self.disconnected(failure.text);
                 }
             };
             self.outlets[place].group = Some(reader.into_group()?);
