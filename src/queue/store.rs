@@ -68,6 +68,22 @@ pub struct Held {
     pub oldest: (u32, Duration),
 }
 
+impl Held {
+    /// How many of the records are at or after the cursor: exact where none is missing between them, else rather more than
+    /// there are, and never none while the last one is left.
+    pub(super) fn undelivered(&self, cursor: Position) -> u64 {
+        if cursor > self.last {
+            0
+        } else if cursor.run() == self.last.run() {
+            self.records.min(self.last.seq() - cursor.seq() + 1)
+        } else if cursor.run() == self.first.run() {
+            self.records.saturating_sub(cursor.seq().saturating_sub(self.first.seq())).max(1).min(self.records)
+        } else {
+            self.records
+        }
+    }
+}
+
 /// Keeps sealed blocks of all streams. Driven by one thread.
 pub trait BlockStore: Send {
     /// Appends blocks and makes them durable, all in one group: when this returns, a power cut does not take them.
@@ -117,5 +133,30 @@ pub trait BlockStore: Send {
     /// When the file system fails.
     fn close(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_on_disk_is_never_told_as_nothing() {
+        let held = |first, last, records| Held {
+            stream: "telemetry".into(),
+            first,
+            last,
+            records,
+            bytes: 0,
+            oldest: (0, std::time::Duration::ZERO),
+        };
+        let at = Position::new;
+        let whole = held(at(1, 0), at(1, 99), 100);
+        assert_eq!(whole.undelivered(at(1, 40)), 60);
+        assert_eq!((whole.undelivered(at(1, 100)), whole.undelivered(at(0, 5))), (0, 100));
+        // Most of it was delivered from memory and never written.
+        let sparse = held(at(1, 0), at(1, 999), 40);
+        assert_eq!(sparse.undelivered(at(1, 984)), 16);
+        assert_eq!(held(at(1, 0), at(2, 9), 40).undelivered(at(1, 984)), 1, "those of the next run are left");
     }
 }

@@ -325,14 +325,7 @@ impl StreamState {
 
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
-        let cursor = self.lanes.cursor();
-        let done = if cursor > held.last {
-            held.records
-        } else if cursor.run() == held.first.run() {
-            cursor.seq().saturating_sub(held.first.seq()).min(held.records)
-        } else {
-            0
-        };
+        let done = held.records - held.undelivered(self.lanes.cursor());
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
             last: Some(held.last),

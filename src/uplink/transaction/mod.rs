@@ -29,6 +29,6 @@ mod thread;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
-mod model;
+mod model_tests;
 
 pub(super) use thread::run;
