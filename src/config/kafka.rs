@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Delivery, Kafka, KafkaCompression, Sasl, Tls, Transactions};
+use super::resolved::{Delivery, Encoding, Kafka, KafkaCompression, Output, Sasl, Stream, Tls, Transactions};
 use super::secret::{self, Secrets};
 use super::tree::{Kind, quoted};
 
@@ -16,12 +15,7 @@ use super::tree::{Kind, quoted};
 const PROPERTIES_MAX: usize = 64;
 
 /// Reads `[kafka]`.
-pub(super) fn read(
-    table: &Table<'_>,
-    gateway: Option<&str>,
-    window: Option<Duration>,
-    secrets: Secrets<'_>,
-) -> Option<Kafka> {
+pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_>) -> Option<Kafka> {
     let mut brokers = Vec::new();
     for (broker, place) in table.texts("brokers", 1..=32) {
         if host_port(broker, None).is_none() {
@@ -50,15 +44,8 @@ pub(super) fn read(
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    if let (Some(linger), Some(window)) = (linger, window)
-        && linger > window / 10
-    {
-        let message =
-            "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
-        table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
-    }
     let delivery = read_delivery(table);
-    for key in ["drain", "encoding"] {
+    for key in ["drain"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -75,6 +62,7 @@ pub(super) fn read(
         linger: linger?,
         delivery: delivery?,
         properties,
+        output: Output::default(),
     })
 }
 
@@ -102,6 +90,16 @@ fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
     } else {
         Delivery::AtLeastOnce
     })
+}
+
+/// Schemas are not registered by the thread that makes transactions.
+pub(super) fn check_delivery(table: &Table<'_>, kafka: &Kafka, streams: &[Stream]) {
+    let has_schema = streams.iter().any(|stream| kafka.output.form(&stream.name).encoding != Encoding::Json);
+    if has_schema && kafka.delivery != Delivery::AtLeastOnce {
+        let message =
+            "\"exactly-once\" goes with encoding = \"json\" only; avro and protobuf are not yet supported with it";
+        table.error(&table.place_of("delivery"), "delivery", message.to_owned());
+    }
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {

@@ -96,10 +96,10 @@ const fn later(name: &'static str, meaning: &'static str) -> Key {
 
 pub(super) use local::{CLOCK, GATEWAY, INCLUDED, MQTT, OUTBOX, QUEUE, RETENTION, ROOT, STATUS, STREAM};
 pub(super) use sources::{COLUMN, GNSS, MODBUS, MQTT_SOURCE, REGISTER, RTU, SERIAL, SIMULATED, SOURCE, TYPES, UNIT};
-pub(super) use uplink::{KAFKA, SASL, TLS};
+pub(super) use uplink::{KAFKA, REGISTRY, SASL, TLS};
 
 /// All sections in the order of the reference page.
-pub(super) const SECTIONS: [&Section; 23] = [
+pub(super) const SECTIONS: [&Section; 24] = [
     &ROOT,
     &INCLUDED,
     &GATEWAY,
@@ -119,6 +119,7 @@ pub(super) const SECTIONS: [&Section; 23] = [
     &STREAM,
     &RETENTION,
     &KAFKA,
+    &REGISTRY,
     &TLS,
     &SASL,
     &CLOCK,

@@ -45,10 +45,10 @@ pub struct Outgoing<'a> {
     pub key: &'a str,
     /// The encoded record.
     pub payload: &'a [u8],
+    /// Names and values, UTF-8.
+    pub headers: &'a [(&'a str, &'a str)],
     /// `CreateTime` in milliseconds since 1970 UTC; at least 1, as 0 means "now" to the client.
     pub timestamp_ms: i64,
-    /// Kafka headers.
-    pub headers: &'a [(&'a str, &'a str)],
     /// Comes back in the [`Report`].
     pub token: usize,
 }
@@ -226,7 +226,7 @@ impl Producer {
             .key(record.key)
             .payload(record.payload)
             .timestamp(record.timestamp_ms.max(1));
-        let base = if record.headers.is_empty() { base } else { base.headers(headers(record.headers)) };
+        let base = if record.headers.is_empty() { base } else { base.headers(owned_headers(record.headers)) };
         match self.inner.send(base) {
             Ok(()) => Ok(()),
             Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => Err(SendError::Full),
@@ -263,9 +263,9 @@ impl Producer {
     }
 }
 
-fn headers(headers: &[(&str, &str)]) -> OwnedHeaders {
-    let none = OwnedHeaders::new_with_capacity(headers.len());
-    headers.iter().fold(none, |all, (key, value)| all.insert(Header { key, value: Some(*value) }))
+fn owned_headers(headers: &[(&str, &str)]) -> OwnedHeaders {
+    let owned = OwnedHeaders::new_with_capacity(headers.len());
+    headers.iter().fold(owned, |owned, (key, value)| owned.insert(Header { key, value: Some(*value) }))
 }
 
 pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientConfig, ClientError> {

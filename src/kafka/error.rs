@@ -48,6 +48,11 @@ impl Failure {
         Self { class: Class::Retried, text, timestamp_refused: false }
     }
 
+    /// Somebody must mend something.
+    pub(crate) fn held(text: String) -> Self {
+        Self { class: Class::Held, text, timestamp_refused: false }
+    }
+
     pub(super) fn from_code(code: Code) -> Self {
         Self { class: class_of(code), text: code.to_string(), timestamp_refused: code == Code::InvalidTimestamp }
     }

@@ -197,6 +197,7 @@ mod tests {
             linger: Duration::from_millis(50),
             delivery: crate::config::Delivery::AtLeastOnce,
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
+            output: Default::default(),
         }
     }
 

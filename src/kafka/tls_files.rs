@@ -94,6 +94,7 @@ mod tests {
             linger: std::time::Duration::from_millis(5),
             delivery: crate::config::Delivery::AtLeastOnce,
             properties: [].into(),
+            output: Default::default(),
         }
     }
 

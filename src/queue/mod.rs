@@ -27,6 +27,7 @@ pub mod lane;
 mod lives;
 mod lock;
 mod open;
+mod outage;
 mod peek;
 pub mod recovery;
 mod retention;
@@ -38,6 +39,7 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod thin;
 mod transaction;
 mod types;
 
@@ -48,6 +50,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use self::dead_letter::SetAsideError;
+pub(crate) use self::disk::write_atomically;
 pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
@@ -162,6 +165,7 @@ impl Queue {
         let record = Record {
             position: Position::ZERO,
             skipped: 0,
+            thinned: 0,
             stamp: record.stamp,
             source: record.source,
             device: record.device,
@@ -200,7 +204,7 @@ impl Queue {
         let queue = &mut shared.streams[stream.0];
         let position = queue.push(record, bytes, now_ns);
         let every_record = queue.every_record;
-        let crowded = shared.tail_bytes >= inner.policy.tail_bytes;
+        let crowded = shared.tail_bytes >= inner.policy.now(&shared.outage, now_ns).tail_bytes;
         shared.pushes += 1;
         let pushes = shared.pushes;
         drop(shared);
@@ -330,9 +334,14 @@ impl Queue {
         shared.pushes
     }
 
-    /// The uplink says whether it delivers, so that blocks sealed all the same are counted apart.
+    /// The uplink says whether it delivers: blocks sealed all the same are counted apart, and the window of an outage
+    /// ends.
     pub fn set_uplink_up(&self, up: bool) {
-        self.inner().lock().uplink_up = up;
+        let inner = self.inner();
+        let now_ns = inner.now_ns();
+        inner.lock().outage.set_up(up, now_ns);
+        // What waited for the longer window is due.
+        inner.store_wake.notify_one();
     }
 
     /// Whether the store failed for good or hangs: then only a restart of the process helps.

@@ -2,6 +2,7 @@
 //! marks of what was removed. No lock, no I/O, no clock of its own.
 
 mod hand_out;
+mod thinning;
 mod transaction;
 
 use std::collections::VecDeque;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use super::dropped::Dropped;
 use super::lane::Lanes;
+use super::store::OldestBlocks;
 use crate::config::{Durability, Retention, Stream};
 use crate::reading::{Lineage, Name, Position, Record};
 
@@ -107,6 +109,8 @@ pub(super) struct StreamState {
     doubt: transaction::Doubt,
     /// Highest position handed to the uplink in this run.
     handed_through: Option<Position>,
+    /// End of the last block that was read for the uplink in this run.
+    fetched_through: Option<Position>,
     handed: VecDeque<Handed>,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
@@ -136,6 +140,7 @@ impl StreamState {
             marks: control.skipped,
             doubt: transaction::Doubt::new(control.in_doubt),
             handed_through: None,
+            fetched_through: None,
             handed: VecDeque::new(),
             decoded: None,
             safe: watch::Sender::new(None),
@@ -261,8 +266,9 @@ impl StreamState {
         Some(entry)
     }
 
-    /// A block range was dropped from disk, with so many undelivered records.
-    pub(super) fn drop_from_disk(&mut self, last: Position, records: u64) {
+    /// Blocks were dropped from disk; what their records told of is told on.
+    pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
+        let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
         self.handed.retain(|batch| batch.last > last);
         self.decoded = None;
@@ -271,7 +277,7 @@ impl StreamState {
         if self.disk.last.is_some_and(|newest| newest <= last) {
             self.take_from_disk(self.disk.records);
         }
-        self.mark(last, None, records);
+        self.mark(last, None, records.saturating_add(blocks.skipped));
     }
 
     /// Notes a removal that ends at `last`. Marks after `survivor_before` have lost their bearer and are added up.
@@ -325,7 +331,8 @@ impl StreamState {
 
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
-        let done = held.records - held.undelivered(self.lanes.cursor());
+        let cursor = self.lanes.cursor();
+        let done = thinning::records_done(held, cursor);
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
             last: Some(held.last),

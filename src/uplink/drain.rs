@@ -2,6 +2,7 @@
 //!
 //! The thread that sends is the only one that polls.
 
+mod encoding;
 mod sending;
 
 use std::collections::VecDeque;
@@ -11,8 +12,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
+use super::encode::Encoder;
+use super::gate::Gate;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
+use super::registrar::Registrar;
 use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
@@ -46,6 +50,10 @@ struct Outlet {
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
     timestamps: Timestamps,
+    encoder: Encoder,
+    /// Of the first that is ready.
+    front: encoding::Front,
+    gate: Gate,
 }
 
 struct Drain<'a> {
@@ -58,7 +66,7 @@ struct Drain<'a> {
     tokens: Tokens,
     reports: Vec<Report>,
     notices: Vec<Notice>,
-    payload: Vec<u8>,
+    registrar: Option<Registrar>,
     rebuild: Option<String>,
     watchdog: Watchdog,
     tls_files: TlsFiles,
@@ -91,10 +99,14 @@ pub fn run(
             ready: VecDeque::new(),
             lineage: None,
             timestamps: Timestamps::default(),
+            encoder: Encoder::new(stream, &settings.gateway, &settings.kafka.output),
+            front: encoding::Front::default(),
+            gate: Gate::new(backoff),
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let registrar = encoding::start_registrar(&settings, &stop);
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let mut drain = Drain {
         settings,
@@ -106,7 +118,7 @@ pub fn run(
         tokens: Tokens::default(),
         reports: Vec::new(),
         notices: Vec::new(),
-        payload: Vec::new(),
+        registrar,
         rebuild: None,
         watchdog,
         tls_files,
@@ -114,6 +126,7 @@ pub fn run(
         renewed_ns: None,
         peek_failed: false,
     };
+    drain.load_schemas();
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
     while !drain.stop.is_cancelled() {
         let refusal = drain.refusal();
@@ -164,6 +177,7 @@ impl Drain<'_> {
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
             // Before the client is changed, what is in flight may arrive.
             self.look_at_tls_files();
+            self.look_at_registry();
             let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
             let winds_down = care_is_over || self.renewed_ns.is_some();
             let sent = if winds_down { 0 } else { self.fill(client) };
@@ -320,6 +334,7 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
             outlet.ready.clear();
+            outlet.front.forget();
         }
     }
 

@@ -7,8 +7,11 @@
 mod delivery;
 mod drain;
 pub mod encode;
+mod gate;
 mod health;
 mod lane;
+mod registrar;
+mod schema_cache;
 mod timestamp;
 mod transaction;
 mod watchdog;

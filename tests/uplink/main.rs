@@ -5,6 +5,12 @@
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+#[path = "../yardstick/rewriting.rs"]
+mod rewriting;
+#[path = "../registry/stand_in.rs"]
+mod stand_in;
+
+mod encodings;
 mod once;
 
 use std::sync::Arc;
@@ -78,6 +84,7 @@ impl Bench {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+            output: Default::default(),
         };
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
         let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams, gateway };

@@ -29,24 +29,41 @@ impl EpochStore {
             if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes || oldest.epoch != number) {
                 break;
             }
-            let records = self.records_from(number, &entry, from)?;
+            let (records, skipped) = self.records_from(number, &entry, from)?;
             let first = from.max(entry.first());
-            let found = oldest.get_or_insert(OldestBlocks { epoch: number, first, last: first, records: 0, bytes: 0 });
+            let found = oldest.get_or_insert(OldestBlocks {
+                epoch: number,
+                first,
+                last: first,
+                records: 0,
+                skipped: 0,
+                bytes: 0,
+            });
             found.last = entry.last();
             found.records += records;
+            found.skipped += skipped;
             found.bytes += u64::from(entry.bytes);
         }
         Ok(oldest)
     }
 
-    /// Records of a block at or after a position; it is read only where the position is inside.
-    fn records_from(&mut self, number: u64, entry: &Entry, from: Position) -> anyhow::Result<u64> {
-        if entry.first() >= from {
-            return Ok(u64::from(entry.count));
+    /// Records of a block at or after a position, and those that they tell of. It is read only where the position is
+    /// inside, or where it may have been thinned.
+    fn records_from(&mut self, number: u64, entry: &Entry, from: Position) -> anyhow::Result<(u64, u64)> {
+        let is_whole = entry.first() >= from;
+        let is_original = self.epochs.get(&number).is_some_and(|epoch| epoch.generation == 0);
+        if is_whole && is_original {
+            return Ok((u64::from(entry.count), 0));
         }
-        let Got::Block(block) = self.get(number, entry)? else { return Ok(0) };
+        let Got::Block(block) = self.get(number, entry)? else {
+            return Ok((if is_whole { u64::from(entry.count) } else { 0 }, 0));
+        };
+        if is_whole && !block::has_thinned(&block.bytes) {
+            return Ok((u64::from(entry.count), 0));
+        }
         let records = block::open(&block).unwrap_or_default();
-        Ok(records.iter().filter(|record| record.position >= from).count() as u64)
+        let open = || records.iter().filter(|record| record.position >= from);
+        Ok((open().count() as u64, open().map(|record| record.skipped).sum()))
     }
 
     /// See [`BlockStore::reclaim`].

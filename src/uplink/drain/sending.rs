@@ -6,7 +6,6 @@ use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::Limit;
 use crate::uplink::delivery::Sent;
-use crate::uplink::encode::encode_json;
 
 /// What one stream sends before an equal one has its turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -49,7 +48,7 @@ impl Drain<'_> {
             let now_ns = boot_ns();
             let outlet = &mut self.outlets[place];
             let room = outlet.lane.room(now_ns, window.records_max, window.bytes_max);
-            if room == 0 || !self.read_ahead(place, room) {
+            if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place) {
                 break;
             }
             match self.send_next(client, place) {
@@ -94,31 +93,32 @@ impl Drain<'_> {
         !self.outlets[place].ready.is_empty()
     }
 
-    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
+    /// Sends the messages of the record that is ready; those that the client does not take are sent next. Gives their
+    /// bytes.
     fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
-        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
-        self.payload.clear();
-        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
+        let Some(record) = outlet.ready.front() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let bytes = self.payload.len() + record.device.len();
-        let serial = outlet.lane.next_serial();
-        let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-        let outgoing = Outgoing {
-            topic: &outlet.topic,
-            key: &record.device,
-            payload: &self.payload,
-            timestamp_ms,
-            headers: &[],
-            token,
-        };
-        if let Err(error) = client.send(outgoing) {
-            self.tokens.give_back(token);
-            return Err(error);
+        let count = outlet.front.encoded.count();
+        let bytes = outlet.front.encoded.bytes() + count * record.device.len();
+        while outlet.front.handed_over < count {
+            let index = outlet.front.handed_over;
+            let serial = outlet.lane.next_serial();
+            let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
+            let payload = outlet.front.encoded.payload(index);
+            let headers = outlet.front.encoded.headers(index);
+            let key = &record.device;
+            let outgoing = Outgoing { topic: &outlet.topic, key, payload, headers: &headers, timestamp_ms, token };
+            if let Err(error) = client.send(outgoing) {
+                self.tokens.give_back(token);
+                return Err(error);
+            }
+            outlet.front.handed_over += 1;
+            outlet.lane.took(record.position, bytes / count, index + 1 == count);
         }
-        outlet.lane.took(record.position, bytes);
         outlet.ready.pop_front();
+        outlet.front.forget();
         Ok(bytes)
     }
 }

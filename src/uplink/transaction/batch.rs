@@ -10,7 +10,6 @@ use crate::kafka::{Failure, Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::{Limit, block};
 use crate::reading::{Position, Record};
-use crate::uplink::encode::encode_json;
 
 /// Most records read from the queue at once.
 const PEEK_RECORDS: usize = 1_000;
@@ -133,9 +132,12 @@ impl Exactly<'_> {
             range: None,
             first_token,
             records: Vec::with_capacity(self.outlets[place].ready.len()),
+            count: 0,
             bytes: 0,
             began_ns: boot_ns(),
             doubtful: 0,
+            incomplete: false,
+            further_tokens: 0,
             reported: 0,
             failure: None,
         };
@@ -147,6 +149,10 @@ impl Exactly<'_> {
                 Err(error) => {
                     let position = record.position;
                     self.outlets[place].ready.push_front(record);
+                    if open.incomplete {
+                        // Not a part of a record may be committed.
+                        open.failure = Some((None, refusal(&error)));
+                    }
                     // What was taken goes first; then this one stands alone.
                     if let (SendError::Failed(failure), None) = (error, last) {
                         refused = Some((position, failure));
@@ -155,7 +161,7 @@ impl Exactly<'_> {
                 }
             }
         }
-        self.next_token = first_token.wrapping_add(open.records.len());
+        self.next_token = first_token.wrapping_add(open.records.len() + open.further_tokens);
         if last.is_some() {
             self.metrics.uplink_in_flight_records.set(i64::try_from(open.records.len()).unwrap_or(i64::MAX));
             self.open = Some(open);
@@ -172,28 +178,51 @@ impl Exactly<'_> {
         None
     }
 
+    /// Hands the messages of one record to the client.
     fn send_one(&mut self, client: &Producer, place: usize, record: &Record, open: &mut Open) -> Result<(), SendError> {
         let outlet = &mut self.outlets[place];
         let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
-        self.payload.clear();
-        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
+        if let Err(error) = outlet.encoder.encode(lineage, record, &mut self.encoded) {
+            return Err(SendError::Failed(Failure::held(error.to_string())));
+        }
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
-        let bytes = self.payload.len() + record.device.len();
-        client.send(Outgoing {
-            topic: &outlet.topic,
-            key: &record.device,
-            payload: &self.payload,
-            timestamp_ms,
-            headers: if doubtful { &[DOUBTFUL] } else { &[] },
-            token: open.first_token.wrapping_add(open.records.len()),
-        })?;
-        let serial = outlet.lane.took(record.position, bytes);
-        open.records.push(Sent { serial, timestamp_ms });
+        let count = self.encoded.count();
+        for index in 0..count {
+            let mut headers = self.encoded.headers(index);
+            headers.extend(doubtful.then_some(DOUBTFUL));
+            let sent = client.send(Outgoing {
+                topic: &outlet.topic,
+                key: &record.device,
+                payload: self.encoded.payload(index),
+                timestamp_ms,
+                headers: &headers,
+                token: open.first_token.wrapping_add(open.records.len() + index),
+            });
+            if let Err(error) = sent {
+                open.incomplete = index > 0;
+                open.further_tokens = index;
+                return Err(error);
+            }
+        }
+        let bytes = self.encoded.bytes() + count * record.device.len();
+        for index in 0..count {
+            let serial = outlet.lane.took(record.position, bytes / count, index + 1 == count);
+            open.records.push(Sent { serial, timestamp_ms });
+        }
         open.bytes += bytes;
+        open.count += 1;
         outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));
         open.doubtful += u64::from(doubtful);
         Ok(())
+    }
+}
+
+/// Why the client did not take a message.
+fn refusal(error: &SendError) -> Failure {
+    match error {
+        SendError::Full => Failure::retried("client is full".into()),
+        SendError::Failed(failure) => failure.clone(),
     }
 }

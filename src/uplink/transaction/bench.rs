@@ -18,6 +18,7 @@ pub(super) fn queue(dir: &Path) -> Queue {
     let queue = crate::config::Queue {
         quota_bytes: None,
         window: Duration::from_secs(1),
+        window_outage: Duration::from_secs(1),
         tail_bytes_max: 1 << 20,
         compression: Compression::None,
     };

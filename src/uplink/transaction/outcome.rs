@@ -41,7 +41,7 @@ impl Exactly<'_> {
             .doubtful
             .filter(|(first, last)| lanes.as_ref().is_some_and(|lanes| lanes.first_open(*first) <= *last));
         self.queue.end_transaction(index);
-        let delivered = open.records.len() as u64;
+        let delivered = open.count;
         self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(delivered);
         self.metrics.uplink_in_flight_records.set(0);
         self.follow(open.place, events);

@@ -8,6 +8,7 @@ use crate::config::Stream;
 use crate::kafka::{Failure, Group};
 use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
+use crate::uplink::encode::Encoder;
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::timestamp::Timestamps;
 
@@ -18,6 +19,7 @@ pub(super) struct Outlet {
     pub(super) priority: u8,
     pub(super) index: StreamIndex,
     pub(super) lane: Lane,
+    pub(super) encoder: Encoder,
     /// Read and not yet sent: of one lane, one run, one lineage.
     pub(super) ready: VecDeque<Record>,
     pub(super) ready_bytes: usize,
@@ -36,13 +38,14 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(index: usize, stream: &Stream, backoff: Backoff) -> Self {
+    pub(super) fn new(index: usize, stream: &Stream, encoder: Encoder, backoff: Backoff) -> Self {
         Self {
             name: stream.name.to_string(),
             topic: stream.topic.clone(),
             priority: stream.priority,
             index: StreamIndex(index),
             lane: Lane::new(backoff),
+            encoder,
             ready: VecDeque::new(),
             ready_bytes: 0,
             ready_is_whole: false,
@@ -81,11 +84,17 @@ pub(super) struct Open {
     pub(super) range: Option<Range>,
     /// Token of the first record; the others follow.
     pub(super) first_token: usize,
+    /// One entry a message.
     pub(super) records: Vec<Sent>,
+    /// How many records these messages are.
+    pub(super) count: u64,
     pub(super) bytes: usize,
     pub(super) began_ns: u64,
     /// Records of it that Kafka may have already.
     pub(super) doubtful: u64,
+    /// A record of several messages was taken in part, so many of them.
+    pub(super) incomplete: bool,
+    pub(super) further_tokens: usize,
     pub(super) reported: usize,
     /// What went wrong first, and with which record, if with one.
     pub(super) failure: Option<(Option<usize>, Failure)>,
@@ -99,9 +108,12 @@ impl Open {
             range: None,
             first_token: 0,
             records: Vec::new(),
+            count: 0,
             bytes: 0,
             began_ns: crate::clock::boot_ns(),
             doubtful: 0,
+            incomplete: false,
+            further_tokens: 0,
             reported: 0,
             failure: None,
         }

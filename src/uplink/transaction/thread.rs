@@ -14,6 +14,7 @@ use crate::config::Transactions;
 use crate::kafka::{Failure, Notice, Producer, Remedy, Report, TlsFiles};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
+use crate::uplink::encode::{Encoded, Encoder};
 use crate::uplink::health::Health;
 use crate::uplink::lane::{Backoff, Event};
 use crate::uplink::{Pace, Settings};
@@ -39,7 +40,7 @@ pub(super) struct Exactly<'a> {
     pub(super) open: Option<Open>,
     pub(super) next_token: usize,
     pub(super) size: Size,
-    pub(super) payload: Vec<u8>,
+    pub(super) encoded: Encoded,
     pub(super) peek_failed: bool,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
@@ -70,7 +71,12 @@ pub(in crate::uplink) fn run(
 ) {
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let streams = settings.streams.iter().enumerate();
-    let mut outlets: Vec<Outlet> = streams.map(|(index, stream)| Outlet::new(index, stream, backoff)).collect();
+    let mut outlets: Vec<Outlet> = streams
+        .map(|(index, stream)| {
+            let encoder = Encoder::new(stream, &settings.gateway, &settings.kafka.output);
+            Outlet::new(index, stream, encoder, backoff)
+        })
+        .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let patience = Patience {
         backoff: Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff },
@@ -90,7 +96,7 @@ pub(in crate::uplink) fn run(
         open: None,
         next_token: 0,
         size: Size::new(),
-        payload: Vec::new(),
+        encoded: Encoded::default(),
         peek_failed: false,
         stop,
         health,

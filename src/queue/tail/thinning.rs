@@ -1,0 +1,45 @@
+//! What thinning may touch of a stream, and what it took.
+
+use super::StreamState;
+use crate::queue::store::Held;
+use crate::reading::Position;
+
+impl StreamState {
+    /// A block that ends there is on its way to the uplink.
+    pub(in crate::queue) fn fetched(&mut self, last: Position) {
+        self.fetched_through = self.fetched_through.max(Some(last));
+    }
+
+    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it.
+    pub(in crate::queue) fn untouched_from(&self) -> Position {
+        let handed = self.handed_through.max(self.fetched_through).map_or(Position::ZERO, Position::next);
+        self.lanes.cursor().max(handed)
+    }
+
+    /// So many records, and so many bytes of blocks, gave way to fewer.
+    pub(in crate::queue) fn thinned(&mut self, records: u64, bytes: u64) {
+        // The records may be known less well than the blocks: a start estimates them.
+        self.disk.records = self.disk.records.saturating_sub(records).max(u64::from(self.disk.records > 0));
+        self.disk.bytes = self.disk.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Of the records of all blocks, those before the cursor: exact where one run follows without a gap, an estimate where it
+/// was thinned.
+pub(super) fn records_done(held: &Held, cursor: Position) -> u64 {
+    if cursor > held.last {
+        return held.records;
+    }
+    if cursor.run() != held.first.run() {
+        return 0;
+    }
+    let before = cursor.seq().saturating_sub(held.first.seq());
+    let done = if held.last.run() == held.first.run() {
+        let span = held.last.seq() - held.first.seq() + 1;
+        u64::try_from(u128::from(held.records) * u128::from(before) / u128::from(span)).unwrap_or(before)
+    } else {
+        before
+    };
+    // The last one waits.
+    done.min(held.records.saturating_sub(1))
+}
