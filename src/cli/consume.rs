@@ -130,6 +130,7 @@ fn plain(brokers: &[String]) -> Kafka {
         compression: KafkaCompression::None,
         in_flight_bytes_max: 0,
         linger: Duration::ZERO,
+        delivery: crate::config::Delivery::AtLeastOnce,
         properties: [].into(),
         output: Default::default(),
     }

@@ -7,7 +7,7 @@ use super::keys::{SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Output, Tls};
+use super::resolved::{Delivery, Encoding, Kafka, KafkaCompression, Output, Stream, Tls, Transactions};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
 use super::tree::{Kind, Node, quoted};
@@ -45,7 +45,8 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    for key in ["delivery", "drain"] {
+    let delivery = read_delivery(table);
+    for key in ["drain"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -60,6 +61,7 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
         compression: compression?,
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
+        delivery: delivery?,
         properties,
         output: Output::default(),
     })
@@ -75,6 +77,42 @@ fn warn_of_open_secret(table: &Table<'_>, sasl: &Node) {
         _ => return,
     };
     table.report.warning(&sasl.at, table.path_of("sasl"), format!("sends the {secret} in clear without kafka.tls"));
+}
+
+/// Longest `transactional-id`: the group ids that begin with it stay below Kafka's limit for names of files and topics.
+const TRANSACTIONAL_ID_CHARS_MAX: usize = 200;
+
+fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
+    let timeout = table.duration("transaction-timeout");
+    let id = if table.has("transactional-id") { Some(table.text("transactional-id")?) } else { None };
+    let exactly_once = table.word("delivery")? == "exactly-once";
+    if let Some(id) = &id {
+        let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        if id.is_empty() || id.len() > TRANSACTIONAL_ID_CHARS_MAX || !id.chars().all(is_allowed) {
+            table.refuse("transactional-id", "is no transactional id");
+        }
+    }
+    for key in ["transactional-id", "transaction-timeout"] {
+        if table.has(key) && !exactly_once {
+            let message = "has no effect without kafka.delivery = \"exactly-once\"".to_owned();
+            table.report.warning(&table.place_of(key), table.path_of(key), message);
+        }
+    }
+    Some(if exactly_once {
+        Delivery::ExactlyOnce(Transactions { id, timeout: timeout? })
+    } else {
+        Delivery::AtLeastOnce
+    })
+}
+
+/// Schemas are not registered by the thread that makes transactions.
+pub(super) fn check_delivery(table: &Table<'_>, kafka: &Kafka, streams: &[Stream]) {
+    let has_schema = streams.iter().any(|stream| kafka.output.form(&stream.name).encoding != Encoding::Json);
+    if has_schema && kafka.delivery != Delivery::AtLeastOnce {
+        let message =
+            "\"exactly-once\" goes with encoding = \"json\" only; avro and protobuf are not yet supported with it";
+        table.error(&table.place_of("delivery"), "delivery", message.to_owned());
+    }
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {

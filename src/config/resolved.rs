@@ -192,10 +192,31 @@ pub struct Kafka {
     pub in_flight_bytes_max: usize,
     /// How long the client gathers a batch while the queue is short.
     pub linger: Duration,
+    /// How often a record may arrive.
+    pub delivery: Delivery,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
     /// How records are written into messages.
     pub output: Output,
+}
+
+/// `kafka.delivery`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// Every durable record arrives; after a crash some twice, with the same identity.
+    #[default]
+    AtLeastOnce,
+    /// Every durable record arrives once, for readers with `isolation.level=read_committed`.
+    ExactlyOnce(Transactions),
+}
+
+/// How transactions are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transactions {
+    /// `transactional.id`; `None`: made of the gateway id and the queue's identity.
+    pub id: Option<String>,
+    /// `transaction.timeout.ms`: how long Kafka waits for a transaction that its agent has left.
+    pub timeout: Duration,
 }
 
 /// `compression.type` of Kafka batches.

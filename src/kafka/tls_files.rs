@@ -162,6 +162,7 @@ mod tests {
             compression: KafkaCompression::None,
             in_flight_bytes_max: 1 << 20,
             linger: std::time::Duration::from_millis(5),
+            delivery: crate::config::Delivery::AtLeastOnce,
             properties: [].into(),
             output: Default::default(),
         }

@@ -130,6 +130,21 @@ impl Lanes {
         });
     }
 
+    /// What is open in both. Where that would be more than [`LANES_MAX`] lanes: these, from the later cursor on.
+    pub fn common(&self, other: &Self) -> Self {
+        let pairs = self.lanes.iter().flat_map(|(next, end)| {
+            other.lanes.iter().map(|(other_next, other_end)| (*next.max(other_next), *end.min(other_end)))
+        });
+        let pairs: Vec<_> = pairs.filter(|(next, end)| next < end).collect();
+        Self::from_pairs(&pairs).unwrap_or_else(|_| {
+            let mut later = self.clone();
+            if let Some(done) = other.cursor().packed().checked_sub(1) {
+                later.remove_through(Position::from_packed(done));
+            }
+            later
+        })
+    }
+
     /// The durable form: a version, a count, two packed positions (little endian) a lane; at most 258 bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(2 + self.lanes.len() * 16);
@@ -222,6 +237,7 @@ mod tests {
         Split(u64),
         Merge,
         StoreAndLoad,
+        Common(Vec<(bool, u64)>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -231,6 +247,7 @@ mod tests {
             (0..64_u64).prop_map(Step::Split),
             Just(Step::Merge),
             Just(Step::StoreAndLoad),
+            proptest::collection::vec((any::<bool>(), 0..64_u64), 0..4).prop_map(Step::Common),
         ]
     }
 
@@ -255,6 +272,14 @@ mod tests {
                     }
                     Step::Split(seq) => { lanes.split_last(at(seq)); }
                     Step::Merge => lanes.merge_touching(),
+                    Step::Common(others) => {
+                        let mut other = Lanes::from_cursor(at(0));
+                        for (split, seq) in others {
+                            if split { other.split_last(at(seq)); } else { other.ack(at(seq)); }
+                        }
+                        open.retain(|seq| !other.is_done(at(*seq)));
+                        lanes = lanes.common(&other);
+                    }
                     Step::StoreAndLoad => lanes = Lanes::decode(&lanes.encode()).unwrap(),
                 }
                 prop_assert!(Lanes::from_pairs(lanes.pairs()).is_ok(), "{lanes:?}");

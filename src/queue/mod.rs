@@ -28,6 +28,7 @@ pub mod error;
 pub mod inspect;
 mod key_check;
 pub mod lane;
+mod lives;
 mod lock;
 mod open;
 mod outage;
@@ -43,6 +44,7 @@ mod store_thread;
 mod summary;
 mod tail;
 mod thin;
+mod transaction;
 mod types;
 
 use std::sync::Arc;
@@ -57,6 +59,7 @@ pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
+pub use self::lives::Lives;
 pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
@@ -131,6 +134,7 @@ impl Queue {
                 stream: Arc::clone(&stream.name),
                 lanes: lane::Lanes::from_cursor(Position::ZERO),
                 skipped: Vec::new(),
+                in_doubt: None,
             });
             StreamState::new(control, stream, start.run)
         });

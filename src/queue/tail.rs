@@ -3,6 +3,7 @@
 
 mod hand_out;
 mod thinning;
+mod transaction;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct StreamControl {
     pub lanes: Lanes,
     /// `(at, records)`: the first surviving record at or after `at` says that so many were removed before it.
     pub skipped: Vec<(Position, u64)>,
+    /// First and last position of the transaction whose outcome is not known.
+    pub in_doubt: Option<(Position, Position)>,
 }
 
 /// A record that is in memory only.
@@ -103,6 +106,7 @@ pub(super) struct StreamState {
     marks: Vec<(Position, u64)>,
     /// The marks as the control state has them.
     marks_durable: Vec<(Position, u64)>,
+    doubt: transaction::Doubt,
     /// Highest position handed to the uplink in this run.
     handed_through: Option<Position>,
     /// End of the last block that was read for the uplink in this run.
@@ -134,6 +138,7 @@ impl StreamState {
             tried_through: None,
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
+            doubt: transaction::Doubt::new(control.in_doubt),
             handed_through: None,
             fetched_through: None,
             handed: VecDeque::new(),
@@ -150,7 +155,12 @@ impl StreamState {
 
     /// What is to survive a restart.
     pub(super) fn control(&self) -> StreamControl {
-        StreamControl { stream: Arc::clone(&self.name), lanes: self.lanes.clone(), skipped: self.marks.clone() }
+        StreamControl {
+            stream: Arc::clone(&self.name),
+            lanes: self.lanes.clone(),
+            skipped: self.marks.clone(),
+            in_doubt: self.in_doubt(),
+        }
     }
 
     /// Gives the record its position and keeps it.
@@ -339,6 +349,7 @@ impl StreamState {
     pub(super) fn saved(&mut self, control: &StreamControl) {
         self.cursor_durable = control.lanes.cursor();
         self.marks_durable.clone_from(&control.skipped);
+        self.doubt.saved(control.in_doubt);
     }
 
     /// A record of a group that went to disk did not fit any block and was set aside.
@@ -359,6 +370,7 @@ impl StreamState {
     pub(super) fn cursor_is_due(&self) -> bool {
         let delivered_marks = self.marks_durable.iter().any(|mark| !self.marks.contains(mark));
         delivered_marks
+            || self.doubt.is_over()
             || self.lanes.cursor() > self.cursor_durable
                 && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
     }

@@ -33,6 +33,7 @@ impl Topic {
             compression: KafkaCompression::None,
             in_flight_bytes_max: 1 << 20,
             linger: Duration::ZERO,
+            delivery: forebay::config::Delivery::AtLeastOnce,
             properties: [].into(),
             output: Default::default(),
         };

@@ -27,7 +27,13 @@ struct Node {
 impl Kafka {
     /// Starts a node with the topics `telemetry` and `alarms`.
     pub fn start(dir: &Path) -> Self {
-        let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings: Vec::new() }]);
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with broker settings `NAME=VALUE`.
+    pub fn start_with(dir: &Path, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings }]);
         for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
             kafka.topic(topic, partitions);
         }

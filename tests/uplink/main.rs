@@ -11,6 +11,7 @@ mod rewriting;
 mod stand_in;
 
 mod encodings;
+mod once;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const PACE: Pace = Pace {
     rebuild_interval: Duration::from_millis(50),
     stall: Duration::from_secs(60),
     stall_interval: Duration::from_secs(300),
+    fenced_wait: Duration::from_secs(600),
+    cursor_refresh: Duration::from_secs(24 * 3600),
 };
 /// 2026-11-22T12:00:00Z.
 const NOW_MS: i64 = 1_795_348_800_000;
@@ -72,6 +75,7 @@ impl Bench {
             compression: KafkaCompression::Zstd,
             in_flight_bytes_max: 64 * 1024,
             linger: Duration::from_millis(5),
+            delivery: forebay::config::Delivery::AtLeastOnce,
             properties: [
                 ("reconnect.backoff.ms", "50"),
                 ("reconnect.backoff.max.ms", "100"),

@@ -5,7 +5,6 @@ use crate::config::{Durability, KafkaCompression, Retention};
 
 fn kafka() -> Kafka {
     Kafka {
-        output: Default::default(),
         brokers: vec!["a:9092".into()],
         client_id: "truck-17".into(),
         tls: None,
@@ -15,6 +14,7 @@ fn kafka() -> Kafka {
         linger: Duration::from_millis(50),
         properties: [].into(),
         output: Default::default(),
+        delivery: Default::default(),
     }
 }
 
