@@ -9,6 +9,7 @@ use std::pin::Pin;
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use openssl::ssl::{SslConnector, SslMethod};
+use openssl::x509::X509VerifyResult;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
@@ -29,7 +30,13 @@ pub(super) async fn open(registry: &Registry) -> anyhow::Result<TokioIo<Box<dyn 
     // Checks the certificate's chain, and its name against this one.
     let session = connector(registry.ca.as_deref())?.configure()?.into_ssl(&registry.host).context("TLS")?;
     let mut tls = SslStream::new(session, tcp).context("TLS")?;
-    Pin::new(&mut tls).connect().await.context("TLS")?;
+    let connected = Pin::new(&mut tls).connect().await;
+    let verified = tls.ssl().verify_result();
+    if connected.is_err() && verified != X509VerifyResult::OK {
+        // OpenSSL's own error says no more than that it was refused.
+        anyhow::bail!("TLS: certificate for {} is refused: {}", registry.host, verified.error_string());
+    }
+    connected.context("TLS")?;
     Ok(TokioIo::new(Box::new(tls)))
 }
 
