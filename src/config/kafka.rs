@@ -46,9 +46,7 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
     let delivery = read_delivery(table);
-    for key in ["drain"] {
-        table.word(key);
-    }
+    table.word("drain");
     let properties = read_properties(table);
     Some(Kafka {
         brokers,

@@ -1,18 +1,15 @@
 //! A connection to the registry: TCP, and TLS with certificates checked against the configured or the system's anchors.
-//!
-//! OpenSSL, as librdkafka brings it anyway: a second TLS library would be a megabyte of a gateway's flash. Built
-//! statically it looks for anchors where it was built, so the usual places are looked for here, as for Kafka.
 
 use std::path::Path;
-use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{SslConnector, SslMethod};
-use openssl::x509::X509VerifyResult;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_openssl::SslStream;
+use tokio_rustls::TlsConnector;
 
 use crate::config::Registry;
 
@@ -27,32 +24,31 @@ pub(super) async fn open(registry: &Registry) -> anyhow::Result<TokioIo<Box<dyn 
     if !registry.tls {
         return Ok(TokioIo::new(Box::new(tcp)));
     }
-    // Checks the certificate's chain, and its name against this one.
-    let session = connector(registry.ca.as_deref())?.configure()?.into_ssl(&registry.host).context("TLS")?;
-    let mut tls = SslStream::new(session, tcp).context("TLS")?;
-    let connected = Pin::new(&mut tls).connect().await;
-    let verified = tls.ssl().verify_result();
-    if connected.is_err() && verified != X509VerifyResult::OK {
-        // OpenSSL's own error says no more than that it was refused.
-        anyhow::bail!("TLS: certificate for {} is refused: {}", registry.host, verified.error_string());
-    }
-    connected.context("TLS")?;
+    let name = ServerName::try_from(registry.host.clone()).context("its name cannot stand in a certificate")?;
+    let connector = TlsConnector::from(Arc::new(tls(registry.ca.as_deref())?));
+    let tls = connector.connect(name, tcp).await.context("TLS")?;
     Ok(TokioIo::new(Box::new(tls)))
 }
 
-fn connector(ca: Option<&Path>) -> anyhow::Result<SslConnector> {
-    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+fn tls(ca: Option<&Path>) -> anyhow::Result<rustls::ClientConfig> {
+    let mut anchors = rustls::RootCertStore::empty();
     match ca {
-        Some(file) => connector.set_ca_file(file).with_context(|| format!("ca {}", file.display()))?,
+        Some(file) => {
+            let shown = file.display();
+            for certificate in CertificateDer::pem_file_iter(file).with_context(|| format!("ca {shown}"))? {
+                anchors
+                    .add(certificate.with_context(|| format!("ca {shown}"))?)
+                    .with_context(|| format!("ca {shown}"))?;
+            }
+            anyhow::ensure!(!anchors.is_empty(), "ca {shown} holds no certificate");
+        }
         None => {
-            let places = openssl_probe::probe();
-            anyhow::ensure!(
-                places.cert_file.is_some() || !places.cert_dir.is_empty(),
-                "the system has no certificates to trust; write kafka.registry.ca"
-            );
-            let dir = places.cert_dir.first().map(std::path::PathBuf::as_path);
-            connector.load_verify_locations(places.cert_file.as_deref(), dir)?;
+            // A system's bundle may hold some that cannot be read; the others do.
+            anchors.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            anyhow::ensure!(!anchors.is_empty(), "the system has no certificates to trust; write kafka.registry.ca");
         }
     }
-    Ok(connector.build())
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(anchors).with_no_client_auth())
 }
