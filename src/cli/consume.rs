@@ -113,6 +113,7 @@ fn plain(brokers: &[String]) -> Kafka {
         compression: KafkaCompression::None,
         in_flight_bytes_max: 0,
         linger: Duration::ZERO,
+        drain: Default::default(),
         properties: [].into(),
     }
 }

@@ -10,6 +10,7 @@ use super::owned_properties::owned_property;
 use super::reader::Table;
 use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
 use super::secret::{self, Secrets};
+use super::storage;
 use super::tree::{Kind, quoted};
 
 /// Most properties in `[kafka.properties]`.
@@ -57,7 +58,8 @@ pub(super) fn read(
             "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
         table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
     }
-    for key in ["delivery", "drain", "encoding"] {
+    let drain = storage::drain_order(table);
+    for key in ["delivery", "encoding"] {
         table.word(key);
     }
     let properties = read_properties(table);
@@ -72,6 +74,7 @@ pub(super) fn read(
         compression: compression?,
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
+        drain: drain?,
         properties,
     })
 }

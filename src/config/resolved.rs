@@ -133,6 +133,18 @@ pub struct Stream {
     pub durability: Durability,
     /// How much of it is kept for how long.
     pub retention: Retention,
+    /// In what order its backlog is sent; `None`: as `[kafka]` says.
+    pub drain: Option<DrainOrder>,
+}
+
+/// In what order a backlog is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DrainOrder {
+    /// In the order of positions.
+    #[default]
+    OldestFirst,
+    /// After an outage what is newest, then history.
+    NewestFirst,
 }
 
 /// `[stream.retention]`: what goes when there is no room, and what goes by age.
@@ -183,6 +195,8 @@ pub struct Kafka {
     pub in_flight_bytes_max: usize,
     /// How long the client gathers a batch while the queue is short.
     pub linger: Duration,
+    /// In what order a backlog is sent, where a stream does not say.
+    pub drain: DrainOrder,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
 }

@@ -6,7 +6,7 @@ use super::keys::{RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::problem::Report;
 use super::reader::Table;
-use super::resolved::{Compression, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
+use super::resolved::{Compression, DrainOrder, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
 use super::tree::Node;
 
 /// The stream that exists without being written.
@@ -62,6 +62,7 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
                 priority: 0,
                 durability: Durability::Window,
                 retention: Retention::default(),
+                drain: None,
             },
         );
     }
@@ -87,7 +88,7 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         Some(table) => retention(&table),
         None => Some(Retention::default()),
     };
-    table.word("drain");
+    let drain = if table.has("drain") { drain_order(table) } else { None };
     table.word("encoding");
     Some(Stream {
         name: name?.into(),
@@ -95,7 +96,16 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         priority: priority?,
         durability: durability?,
         retention: retention?,
+        drain,
     })
+}
+
+/// Reads `drain`.
+pub(super) fn drain_order(table: &Table<'_>) -> Option<DrainOrder> {
+    match table.word("drain")? {
+        "newest-first" => Some(DrainOrder::NewestFirst),
+        _ => Some(DrainOrder::OldestFirst),
+    }
 }
 
 fn retention(table: &Table<'_>) -> Option<Retention> {

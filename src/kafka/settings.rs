@@ -171,6 +171,7 @@ mod tests {
             compression: KafkaCompression::Zstd,
             in_flight_bytes_max: 4 << 20,
             linger: Duration::from_millis(50),
+            drain: Default::default(),
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
         }
     }

@@ -92,6 +92,7 @@ mod tests {
             compression: KafkaCompression::None,
             in_flight_bytes_max: 1 << 20,
             linger: std::time::Duration::from_millis(5),
+            drain: Default::default(),
             properties: [].into(),
         }
     }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::error::OpenError;
-use super::lane::Lanes;
 use super::recovery::{self, Blocks, Lost};
 use super::state::{self, State, StateStore};
 use super::store_thread::{Backend, OpenStore, OpenedStore};
@@ -53,15 +52,8 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
     let position = Position::from_packed;
-    let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
-    let lanes = Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
-        // Sending again is the safe side.
-        let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
-        tracing::warn!(stream = %stream.name, %error, %cursor, "lanes in the state make no sense, one is used");
-        Lanes::from_cursor(cursor)
-    });
     let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
-    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }
+    StreamControl { stream: Arc::clone(&stream.name), lanes: stream.lanes(), skipped }
 }
 
 /// The control state, which the store thread saves whether or not the blocks could be recovered.

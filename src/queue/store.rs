@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::block::SealedBlock;
+use super::lane::Lanes;
 use crate::reading::{Name, Position};
 
 /// Why the store could not do it.
@@ -83,27 +84,26 @@ pub trait BlockStore: Send {
     /// When the engine fails. A damaged block is skipped and counted, not an error.
     fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError>;
 
-    /// Deletes every epoch all of whose blocks lie wholly below their stream's cursor (`next` of its first lane).
-    /// The caller has made those cursors durable before.
+    /// Deletes every epoch all of whose blocks are wholly done by their stream's lanes. The caller has made those lanes
+    /// durable before.
     ///
     /// # Errors
     /// When the file system fails; what could not be deleted is tried again next time.
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError>;
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError>;
 
-    /// The oldest blocks of `stream` at or after `cursor`, of one epoch: so many that they have `bytes` bytes, at least
-    /// one. `None`: there are none.
+    /// The oldest blocks of `stream` that are not wholly done, of one epoch: so many that they have `bytes` bytes, at
+    /// least one. `None`: there are none.
     ///
     /// # Errors
     /// When the epoch cannot be read to count its records.
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError>;
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError>;
 
-    /// Gives back disk that blocks wholly below their stream's cursor take between others: rewrites the epoch that has
-    /// most of them, where they are at least `percent` of it. The caller has made the cursors durable before. Says
-    /// whether disk was gained.
+    /// Gives back disk that blocks wholly done take between others: rewrites the epoch that has most of them, where
+    /// they are at least `percent` of it. The caller has made the lanes durable before. Says whether disk was gained.
     ///
     /// # Errors
     /// When the engine or the file system fails; the epoch is then as it was.
-    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError>;
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError>;
 
     /// What is held, per stream.
     fn held(&self) -> Vec<Held>;

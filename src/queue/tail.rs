@@ -2,12 +2,15 @@
 //! marks of what was removed. No lock, no I/O, no clock of its own.
 
 mod hand_out;
+mod handed;
+mod lanes;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use self::handed::Handed;
 use super::dropped::Dropped;
 use super::lane::Lanes;
 use crate::config::{Durability, Retention, Stream};
@@ -15,8 +18,6 @@ use crate::reading::{Lineage, Name, Position, Record};
 
 /// Most removal marks of one stream; more are added up in the newest.
 const MARKS_MAX: usize = 16;
-/// Most batches handed out that are remembered for counting; more are added up in the newest.
-const HANDED_MAX: usize = 1024;
 
 /// What a stream keeps across restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +61,6 @@ pub(super) struct Decoded {
     pub(super) records: Vec<Record>,
 }
 
-/// Records handed out from blocks and not yet acknowledged; only counts depend on it.
-#[derive(Debug)]
-struct Handed {
-    first: Position,
-    last: Position,
-    records: u64,
-}
-
 /// What an acknowledgement or removal took out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Retired {
@@ -96,14 +89,13 @@ pub(super) struct StreamState {
     /// Positions through this one may be on disk: a failed append can leave some of its blocks behind, and a cursor
     /// that passes them has to be made durable all the same.
     pub(super) tried_through: Option<Position>,
-    /// The cursor as the control state has it.
-    pub(super) cursor_durable: Position,
+    /// The lanes as the control state has them.
+    pub(super) lanes_durable: Lanes,
     marks: Vec<(Position, u64)>,
     /// The marks as the control state has them.
     marks_durable: Vec<(Position, u64)>,
-    /// Highest position handed to the uplink in this run.
-    handed_through: Option<Position>,
-    handed: VecDeque<Handed>,
+    /// What was handed to the uplink in this run.
+    handed: Handed,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
     /// What left the tail undurable, kept before `safe` passes it.
@@ -119,7 +111,7 @@ impl StreamState {
             priority: stream.priority,
             retention: stream.retention,
             refusing: false,
-            cursor_durable: control.lanes.cursor(),
+            lanes_durable: control.lanes.clone(),
             lanes: control.lanes,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -130,8 +122,7 @@ impl StreamState {
             tried_through: None,
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
-            handed_through: None,
-            handed: VecDeque::new(),
+            handed: Handed::default(),
             decoded: None,
             safe: watch::Sender::new(None),
             dropped: watch::Sender::default(),
@@ -158,36 +149,14 @@ impl StreamState {
         position
     }
 
-    /// Everything of the first lane through `through` is delivered. Positions that were never given move nothing.
-    pub(super) fn ack(&mut self, through: Position) -> Retired {
-        if through >= self.next_position() || !self.lanes.ack(through) {
-            return Retired::default();
-        }
-        self.marks.retain(|(at, _)| *at > through);
-        let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
-        while let Some(entry) = self.pop_through(through) {
-            self.tail_bytes -= entry.bytes;
-            retired.records += 1;
-            retired.tail_bytes += entry.bytes;
-            retired.oldest_pushed_ns = retired.oldest_pushed_ns.or(Some(entry.pushed_ns));
-        }
-        self.report_safe();
-        retired
-    }
-
-    /// The record at the cursor was set aside. The next one says so, beside what this one would have said, although it
-    /// may have been handed out before: the uplink reads again from here, and a resend may carry more.
+    /// The next record of its lane was set aside. The one behind it says so, beside what this one would have said,
+    /// although it may have been handed out before: the uplink reads again from here, and a resend may carry more.
     pub(super) fn set_aside(&mut self, position: Position, skipped: u64) -> Retired {
         if self.lanes.is_done(position) {
             return Retired::default();
         }
-        let retired = self.ack(position);
-        let (at, records) = (position.next(), skipped.saturating_add(1));
-        let full = self.marks.len() >= MARKS_MAX;
-        match self.marks.first_mut() {
-            Some((first, count)) if full || *first == at => *count = count.saturating_add(records),
-            _ => self.marks.insert(0, (at, records)),
-        }
+        let retired = self.ack_range(self.lanes.lane_at(position).next, position);
+        self.add_mark(position.next(), skipped.saturating_add(1));
         retired
     }
 
@@ -195,33 +164,6 @@ impl StreamState {
     fn pop_through(&mut self, through: Position) -> Option<Entry> {
         let oldest = self.tail.front()?.record.position;
         if oldest <= through { self.tail.pop_front() } else { None }
-    }
-
-    /// Counts what an acknowledgement takes from the blocks.
-    fn retire_handed(&mut self, through: Position) -> u64 {
-        let mut records = 0;
-        while let Some(batch) = self.handed.front_mut() {
-            if batch.last <= through {
-                records += batch.records;
-                self.handed.pop_front();
-                continue;
-            }
-            if batch.first <= through {
-                // Inside a block positions follow each other; the last part of a sparse one takes the rest.
-                let span = through.packed() - batch.first.packed() + 1;
-                let part = span.min(batch.records.saturating_sub(1));
-                batch.first = through.next();
-                batch.records -= part;
-                records += part;
-            }
-            break;
-        }
-        if self.disk.last.is_some_and(|last| last <= through) {
-            records = self.disk.records;
-        }
-        let records = records.min(self.disk.records);
-        self.take_from_disk(records);
-        records
     }
 
     /// So many records fewer are held in blocks; bytes go in proportion.
@@ -254,7 +196,7 @@ impl StreamState {
     /// A block range was dropped from disk, with so many undelivered records.
     pub(super) fn drop_from_disk(&mut self, last: Position, records: u64) {
         self.lanes.remove_through(last);
-        self.handed.retain(|batch| batch.last > last);
+        self.handed.forget_through(last);
         self.decoded = None;
         let held = self.disk.records;
         self.take_from_disk(records.min(held));
@@ -264,24 +206,21 @@ impl StreamState {
         self.mark(last, None, records);
     }
 
-    /// Notes a removal that ends at `last`. Marks after `survivor_before` have lost their bearer and are added up.
+    /// Notes a removal that ends at `last`. Marks up to it and after `survivor_before` have lost their bearer and are
+    /// added up.
     fn mark(&mut self, last: Position, survivor_before: Option<Position>, records: u64) {
         if records == 0 {
             return;
         }
-        let at = last.max(self.handed_through.unwrap_or_default()).next();
         let mut total = records;
-        let full = self.marks.len() >= MARKS_MAX;
         self.marks.retain(|(earlier, count)| {
-            let orphan = *earlier <= at && survivor_before.is_none_or(|before| *earlier > before);
-            if orphan || (full && *earlier <= at) {
+            let orphan = *earlier <= last && survivor_before.is_none_or(|before| *earlier > before);
+            if orphan {
                 total += count;
-                return false;
             }
-            true
+            !orphan
         });
-        self.marks.push((at, total));
-        self.marks.sort_unstable_by_key(|(at, _)| *at);
+        self.add_mark(self.unread_from(last.next()), total);
     }
 
     /// Index of the first tail record after `position`.
@@ -315,13 +254,9 @@ impl StreamState {
 
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
-        let cursor = self.lanes.cursor();
-        let done = if cursor > held.last {
-            held.records
-        } else if cursor.run() == held.first.run() {
-            cursor.seq().saturating_sub(held.first.seq()).min(held.records)
-        } else {
-            0
+        let done = match self.lanes.is_range_done(held.first, held.last) {
+            true => held.records,
+            false => self.lanes.done_positions(held.first, held.last).min(held.records),
         };
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
@@ -337,7 +272,7 @@ impl StreamState {
 
     /// This state is durable now.
     pub(super) fn saved(&mut self, control: &StreamControl) {
-        self.cursor_durable = control.lanes.cursor();
+        self.lanes_durable.clone_from(&control.lanes);
         self.marks_durable.clone_from(&control.skipped);
     }
 
@@ -359,8 +294,7 @@ impl StreamState {
     pub(super) fn cursor_is_due(&self) -> bool {
         let delivered_marks = self.marks_durable.iter().any(|mark| !self.marks.contains(mark));
         delivered_marks
-            || self.lanes.cursor() > self.cursor_durable
-                && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
+            || self.tried_through.is_some_and(|last| self.lanes.has_more_done_than(&self.lanes_durable, last))
     }
 
     /// Tells the watchers the highest position below which nothing can be lost.

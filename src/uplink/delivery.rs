@@ -16,12 +16,23 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
+    lane: Position,
     position: Position,
     bytes: usize,
     state: State,
 }
 
-/// The records of one stream between hand-over to the client and acknowledgement to the queue, in order of position.
+/// How far a lane is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Through {
+    /// Where the reading of the lane began.
+    pub lane: Position,
+    /// Everything sent of it up to here is delivered.
+    pub position: Position,
+}
+
+/// The records of one stream between hand-over to the client and acknowledgement to the queue, in the order they were
+/// sent: of each lane in order of position.
 #[derive(Debug, Default)]
 pub struct Tracker {
     entries: VecDeque<Entry>,
@@ -32,10 +43,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A record was handed over; gives the serial under which it is to be reported.
-    pub fn sent(&mut self, position: Position, bytes: usize) -> u64 {
+    /// A record of the lane that is read from `lane` on was handed over; gives the serial under which it is to be
+    /// reported.
+    pub fn sent(&mut self, lane: Position, position: Position, bytes: usize) -> u64 {
         let serial = self.next_serial();
-        self.entries.push_back(Entry { position, bytes, state: State::Pending });
+        self.entries.push_back(Entry { lane, position, bytes, state: State::Pending });
         self.pending += 1;
         self.pending_bytes += bytes;
         serial
@@ -46,20 +58,21 @@ impl Tracker {
         self.first_serial + self.entries.len() as u64
     }
 
-    /// A record was reported. Gives the highest position below which everything sent is delivered, where it moved.
+    /// A record was reported. Gives how far lanes are delivered without a gap in the order of sending, where that moved.
     /// A serial that is not in flight (any more) changes nothing.
-    pub fn reported(&mut self, serial: u64, delivered: bool) -> Option<Position> {
-        let index = usize::try_from(serial.checked_sub(self.first_serial)?).ok()?;
-        let entry = self.entries.get_mut(index)?;
-        if entry.state != State::Pending {
-            return None;
-        }
+    pub fn reported(&mut self, serial: u64, delivered: bool) -> Vec<Through> {
+        let index = serial.checked_sub(self.first_serial).and_then(|index| usize::try_from(index).ok());
+        let entry = index.and_then(|index| self.entries.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.state == State::Pending) else { return Vec::new() };
         entry.state = if delivered { State::Delivered } else { State::Failed };
         self.pending -= 1;
         self.pending_bytes -= entry.bytes;
-        let mut through = None;
+        let mut through: Vec<Through> = Vec::new();
         while let Some(first) = self.entries.front().filter(|entry| entry.state == State::Delivered) {
-            through = Some(first.position);
+            match through.last_mut().filter(|through| through.lane == first.lane) {
+                Some(through) => through.position = first.position,
+                None => through.push(Through { lane: first.lane, position: first.position }),
+            }
             self.entries.pop_front();
             self.first_serial += 1;
         }
@@ -79,6 +92,11 @@ impl Tracker {
     /// Records sent and not acknowledged: in flight, failed, or delivered behind such.
     pub fn unacknowledged(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether records of the lane that is read from here on are sent and not acknowledged.
+    pub fn has_of(&self, lane: Position) -> bool {
+        self.entries.iter().any(|entry| entry.lane == lane)
     }
 
     /// The first record that is not delivered.
@@ -156,19 +174,40 @@ mod tests {
         Position::new(1, seq)
     }
 
+    const LANE: Position = Position::ZERO;
+
+    fn through(seq: u64) -> Vec<Through> {
+        vec![Through { lane: LANE, position: position(seq) }]
+    }
+
+    #[test]
+    fn lanes_are_acknowledged_apart_in_the_order_of_sending() {
+        let mut tracker = Tracker::default();
+        let (old, new) = (position(0), position(100));
+        let sent = [(old, 0), (old, 1), (new, 100), (old, 2)];
+        let serials: Vec<u64> = sent.iter().map(|(lane, seq)| tracker.sent(*lane, position(*seq), 1)).collect();
+        for serial in &serials[1..] {
+            assert_eq!(tracker.reported(*serial, true), [], "the first is not delivered");
+        }
+        assert!(tracker.has_of(new));
+        let through = |lane, seq| Through { lane, position: position(seq) };
+        assert_eq!(tracker.reported(serials[0], true), [through(old, 1), through(new, 100), through(old, 2)]);
+        assert!(!tracker.has_of(new));
+    }
+
     #[test]
     fn a_failure_stops_the_prefix_until_it_is_sent_again() {
         let mut tracker = Tracker::default();
-        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(position(seq), 10)).collect();
-        assert_eq!(tracker.reported(serials[2], true), None);
-        assert_eq!(tracker.reported(serials[0], true), Some(position(0)));
-        assert_eq!(tracker.reported(serials[1], false), None);
-        assert_eq!(tracker.reported(serials[3], true), None);
+        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(LANE, position(seq), 10)).collect();
+        assert_eq!(tracker.reported(serials[2], true), []);
+        assert_eq!(tracker.reported(serials[0], true), through(0));
+        assert_eq!(tracker.reported(serials[1], false), []);
+        assert_eq!(tracker.reported(serials[3], true), []);
         assert_eq!((tracker.pending(), tracker.unacknowledged(), tracker.first()), (0, 3, Some(position(1))));
         tracker.rewind();
-        let again = tracker.sent(position(1), 10);
-        assert_eq!(tracker.reported(serials[1], true), None, "a stale report is ignored");
-        assert_eq!(tracker.reported(again, true), Some(position(1)));
+        let again = tracker.sent(LANE, position(1), 10);
+        assert_eq!(tracker.reported(serials[1], true), [], "a stale report is ignored");
+        assert_eq!(tracker.reported(again, true), through(1));
     }
 
     #[test]
@@ -192,15 +231,15 @@ mod tests {
         ) {
             let mut tracker = Tracker::default();
             let mut waiting: Vec<(u64, usize)> =
-                (0..outcomes.len()).map(|seq| (tracker.sent(position(seq as u64), seq + 1), seq)).collect();
+                (0..outcomes.len()).map(|seq| (tracker.sent(LANE, position(seq as u64), seq + 1), seq)).collect();
             let mut reported = vec![None; outcomes.len()];
             let mut acknowledged = None;
             for pick in order.iter().take(outcomes.len()) {
                 let (serial, seq) = waiting.swap_remove(pick.index(waiting.len()));
                 reported[seq] = Some(outcomes[seq]);
-                if let Some(through) = tracker.reported(serial, outcomes[seq]) {
-                    prop_assert!(acknowledged < Some(through));
-                    acknowledged = Some(through);
+                for through in tracker.reported(serial, outcomes[seq]) {
+                    prop_assert!(acknowledged < Some(through.position));
+                    acknowledged = Some(through.position);
                 }
                 let prefix = reported.iter().take_while(|outcome| **outcome == Some(true)).count();
                 prop_assert_eq!(acknowledged, prefix.checked_sub(1).map(|last| position(last as u64)));

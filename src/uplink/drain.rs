@@ -4,7 +4,6 @@
 
 mod sending;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
+use super::reader::Reader;
 use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
@@ -20,7 +20,7 @@ use crate::clock::boot_ns;
 use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Queue, StreamIndex};
-use crate::reading::{Lineage, Position, Record};
+use crate::reading::Position;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
@@ -42,9 +42,7 @@ struct Outlet {
     priority: u8,
     index: StreamIndex,
     lane: Lane,
-    /// Read and not yet sent.
-    ready: VecDeque<Record>,
-    lineage: Option<Arc<Lineage>>,
+    reader: Reader,
     timestamps: Timestamps,
 }
 
@@ -88,8 +86,7 @@ pub fn run(
             priority: stream.priority,
             index: StreamIndex(index),
             lane: Lane::new(backoff),
-            ready: VecDeque::new(),
-            lineage: None,
+            reader: Reader::new(StreamIndex(index), stream.drain.unwrap_or(settings.kafka.drain)),
             timestamps: Timestamps::default(),
         })
         .collect();
@@ -309,7 +306,7 @@ impl Drain<'_> {
         for event in events {
             let outlet = &self.outlets[place];
             match event {
-                Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
+                Event::Acknowledged(through) => self.queue.ack_lane(outlet.index, through.lane, through.position),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
                 Event::SetAside(position, error) => self.set_aside(place, position, &error),
@@ -319,7 +316,7 @@ impl Drain<'_> {
         // After a rewind the lane reads again from the cursor; what was read ahead is not next any more.
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
-            outlet.ready.clear();
+            outlet.reader.rewind();
         }
     }
 
@@ -350,6 +347,7 @@ impl Drain<'_> {
         if again {
             self.metrics.uplink_reconnects.inc();
         }
+        self.outlets.iter_mut().for_each(|outlet| outlet.reader.link_is_back());
         self.metrics.uplink_up.set(1);
         self.queue.set_uplink_up(true);
     }

@@ -9,6 +9,7 @@ mod drain;
 pub mod encode;
 mod health;
 mod lane;
+mod reader;
 mod timestamp;
 mod watchdog;
 

@@ -33,6 +33,7 @@ impl Topic {
             compression: KafkaCompression::None,
             in_flight_bytes_max: 1 << 20,
             linger: Duration::ZERO,
+            drain: Default::default(),
             properties: [].into(),
         };
         Self { broker, producer: Producer::new(&kafka, 1, Refusal::Stops).unwrap(), sent: 0 }

@@ -7,6 +7,7 @@ mod disk;
 mod fairness;
 mod faults;
 mod ground;
+mod lanes;
 mod memory;
 mod model;
 mod retention;

@@ -135,16 +135,19 @@ impl BlockStore for MemoryStore {
         }))
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
         self.0.with(|platter| {
-            platter.epochs.retain(|epoch| epoch.iter().any(|block| !is_done(block, cursors)));
+            platter.epochs.retain(|epoch| epoch.iter().any(|block| !is_done(block, lanes)));
         });
         Ok(())
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
         Ok(self.0.with(|platter| {
-            let mine = |block: &&SealedBlock| &*block.header.stream == stream && block.header.last >= cursor;
+            let cursor = lanes.cursor();
+            let mine = |block: &&SealedBlock| {
+                &*block.header.stream == stream && !lanes.is_range_done(block.header.first, block.header.last)
+            };
             let (epoch, blocks) =
                 platter.epochs.iter().enumerate().find(|(_, blocks)| blocks.iter().any(|block| mine(&block)))?;
             let mut mine: Vec<&SealedBlock> = blocks.iter().filter(mine).collect();
@@ -156,7 +159,7 @@ impl BlockStore for MemoryStore {
                     continue;
                 }
                 let records = forebay::queue::block::open(block).unwrap();
-                let first = block.header.first.max(from);
+                let first = lanes.first_open(block.header.first.max(from));
                 let found = oldest.get_or_insert(OldestBlocks {
                     epoch: epoch as u64,
                     first,
@@ -165,21 +168,22 @@ impl BlockStore for MemoryStore {
                     bytes: 0,
                 });
                 found.last = block.header.last;
-                found.records += records.iter().filter(|record| record.position >= from).count() as u64;
+                let is_open = |position: Position| position >= from && !lanes.is_done(position);
+                found.records += records.iter().filter(|record| is_open(record.position)).count() as u64;
                 found.bytes += block.bytes.len() as u64;
             }
             oldest
         }))
     }
 
-    fn reclaim(&mut self, cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], _percent: u64) -> Result<bool, StoreError> {
         self.0.with(|platter| {
             if platter.failing_reclaims {
                 return Err(failed("reclaim"));
             }
-            let done = |epoch: &Vec<SealedBlock>| epoch.iter().any(|block| is_done(block, cursors));
+            let done = |epoch: &Vec<SealedBlock>| epoch.iter().any(|block| is_done(block, lanes));
             let Some(epoch) = platter.epochs.iter_mut().find(|epoch| done(epoch)) else { return Ok(false) };
-            epoch.retain(|block| !is_done(block, cursors));
+            epoch.retain(|block| !is_done(block, lanes));
             platter.epochs.retain(|epoch| !epoch.is_empty());
             Ok(true)
         })
@@ -215,8 +219,10 @@ impl BlockStore for MemoryStore {
     }
 }
 
-fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
-    cursors.iter().any(|(name, cursor)| *name == block.header.stream && block.header.last < *cursor)
+fn is_done(block: &SealedBlock, lanes: &[(Name, Lanes)]) -> bool {
+    lanes
+        .iter()
+        .any(|(name, lanes)| *name == block.header.stream && lanes.is_range_done(block.header.first, block.header.last))
 }
 
 /// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
@@ -292,6 +298,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
                 priority: 0,
                 durability: *durability,
                 retention: Retention::default(),
+                drain: None,
             })
             .collect(),
     }

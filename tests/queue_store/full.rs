@@ -90,6 +90,7 @@ fn settings(mount_point: &Path) -> Settings {
             priority: 0,
             durability: Durability::Window,
             retention: Retention::default(),
+            drain: None,
         }],
     }
 }

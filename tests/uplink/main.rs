@@ -66,6 +66,7 @@ impl Bench {
             compression: KafkaCompression::Zstd,
             in_flight_bytes_max: 64 * 1024,
             linger: Duration::from_millis(5),
+            drain: Default::default(),
             properties: [
                 ("reconnect.backoff.ms", "50"),
                 ("reconnect.backoff.max.ms", "100"),

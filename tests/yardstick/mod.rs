@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
+use forebay::queue::lane::Lanes;
 use forebay::queue::scan::{self, Found};
 use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
 use forebay::reading::{Name, Position};
@@ -120,9 +121,11 @@ impl BlockStore for SegmentStore {
         Ok(None)
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
-        let done =
-            |place: &Place| cursors.iter().any(|(n, next)| *n == place.header.stream && place.header.last < *next);
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
+        let is_done = |header: &block::Header, lanes: &Lanes| lanes.is_range_done(header.first, header.last);
+        let done = |place: &Place| {
+            lanes.iter().any(|(name, of)| *name == place.header.stream && is_done(&place.header, of))
+        };
         while let Some(index) = self.segments.iter().position(|segment| segment.blocks.iter().all(done)) {
             let removed = self.remove(index);
             self.io("remove", removed)?;
@@ -130,8 +133,10 @@ impl BlockStore for SegmentStore {
         Ok(())
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
-        let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= cursor;
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        let mine = |place: &&Place| {
+            &*place.header.stream == stream && !lanes.is_range_done(place.header.first, place.header.last)
+        };
         let Some(segment) = self.segments.iter().find(|segment| segment.blocks.iter().any(|place| mine(&place))) else {
             return Ok(None);
         };
@@ -142,8 +147,8 @@ impl BlockStore for SegmentStore {
             }
             let header = &place.header;
             // Positions inside a block follow each other, but for what was dropped from memory.
-            let first = header.first.max(cursor);
-            let records = u64::from(header.count).saturating_sub(first.seq() - header.first.seq());
+            let first = lanes.first_open(header.first);
+            let records = u64::from(header.count).saturating_sub(lanes.done_positions(header.first, header.last));
             let found =
                 oldest.get_or_insert(OldestBlocks { epoch: segment.number, first, last: first, records: 0, bytes: 0 });
             found.last = header.last;
@@ -153,7 +158,7 @@ impl BlockStore for SegmentStore {
         Ok(oldest)
     }
 
-    fn reclaim(&mut self, _cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+    fn reclaim(&mut self, _lanes: &[(Name, Lanes)], _percent: u64) -> Result<bool, StoreError> {
         // A plain file gives nothing back before it is deleted.
         Ok(false)
     }

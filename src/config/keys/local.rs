@@ -151,9 +151,9 @@ pub(in crate::config) static STREAM: Section = Section {
         key("retention", Kind::Table("`{ when-full = \"drop-oldest\" }`"), Words("all defaults"), "What goes first."),
         key(
             "drain",
-            Kind::Word(&["oldest-first"], &["newest-first"]),
-            Is("oldest-first"),
-            "In what order a backlog is sent.",
+            Kind::Word(&["oldest-first", "newest-first"], &[]),
+            Words("as `kafka.drain`"),
+            "In what order its backlog is sent.",
         ),
         key(
             "encoding",

@@ -31,9 +31,10 @@ pub(in crate::config) static KAFKA: Section = Section {
         ),
         key(
             "drain",
-            Kind::Word(&["oldest-first"], &["newest-first"]),
+            Kind::Word(&["oldest-first", "newest-first"], &[]),
             Is("oldest-first"),
-            "In what order a backlog is sent.",
+            "In what order a backlog is sent. `newest-first`: after an outage the last 5 minutes or 256 KiB first, \
+             history behind; order then holds in each of at most 16 parts.",
         ),
         key(
             "encoding",

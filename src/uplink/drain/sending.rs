@@ -4,14 +4,17 @@ use super::Drain;
 use crate::clock::boot_ns;
 use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
-use crate::queue::Limit;
+use crate::queue::{Limit, PeekError};
 use crate::uplink::delivery::Sent;
 use crate::uplink::encode::encode_json;
+use crate::uplink::reader::Ready;
 
 /// What one stream sends before an equal one has its turn.
 const TURN_BYTES: usize = 256 * 1024;
 /// Most records read from the queue at once.
 const PEEK_RECORDS: usize = 1_000;
+/// Most records of a turn of a newest-first stream while the link is down.
+const PROBE_RECORDS: usize = 100;
 
 impl Drain<'_> {
     /// One turn of the highest stream that has something and may send it. Gives the records sent.
@@ -44,6 +47,9 @@ impl Drain<'_> {
 
     fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
         let (mut sent, mut bytes) = (0, 0);
+        if !self.begin_turn(place) {
+            return (0, false);
+        }
         let window = stream_window(&self.settings.kafka, self.outlets.len());
         while bytes < TURN_BYTES {
             let now_ns = boot_ns();
@@ -60,7 +66,7 @@ impl Drain<'_> {
                 Err(SendError::Full) => return (sent, true),
                 Err(SendError::Failed(failure)) => {
                     let outlet = &mut self.outlets[place];
-                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
+                    let Some(position) = outlet.reader.ready().map(|ready| ready.record.position) else { break };
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
                     let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
                     self.follow(place, events);
@@ -71,38 +77,51 @@ impl Drain<'_> {
         (sent, false)
     }
 
+    /// Whether the stream may have a turn. One that drains newest-first leaves what is new for the moment the link is
+    /// back: while it is down, a few records are enough to find that out.
+    fn begin_turn(&mut self, place: usize) -> bool {
+        let down = self.health().is_down();
+        let outlet = &mut self.outlets[place];
+        if down && outlet.reader.is_newest_first() && outlet.lane.in_flight().0 > 0 {
+            return false;
+        }
+        match outlet.reader.begin_turn(&self.queue, outlet.lane.is_idle()) {
+            Ok(()) => true,
+            Err(error) => self.cannot_read(place, &error),
+        }
+    }
+
     /// Makes sure that a record is ready. Gives whether there is one.
     fn read_ahead(&mut self, place: usize, room: usize) -> bool {
+        let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
-        if !outlet.ready.is_empty() {
-            return true;
-        }
-        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
-        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
-            Ok(Some(batch)) => {
-                outlet.lineage = Some(batch.lineage);
-                outlet.ready.extend(batch.records);
-                self.peek_failed = false;
+        let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
+        match outlet.reader.read(&self.queue, limit, |lane| outlet.lane.has_of(lane)) {
+            Ok(ready) => {
+                self.peek_failed &= !ready;
+                ready
             }
-            Ok(None) => {}
-            Err(error) if !self.peek_failed => {
-                self.peek_failed = true;
-                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-            }
-            Err(_) => {}
+            Err(error) => self.cannot_read(place, &error),
         }
-        !self.outlets[place].ready.is_empty()
+    }
+
+    /// Says so, once. There is no record then.
+    fn cannot_read(&mut self, place: usize, error: &PeekError) -> bool {
+        if !std::mem::replace(&mut self.peek_failed, true) {
+            tracing::warn!(stream = self.outlets[place].name, error = %error, "queue cannot be read");
+        }
+        false
     }
 
     /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
     fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
-        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return Ok(0) };
+        let Some(Ready { lane, record, lineage }) = outlet.reader.ready() else { return Ok(0) };
         self.payload.clear();
         encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let bytes = self.payload.len() + record.device.len();
+        let (position, bytes) = (record.position, self.payload.len() + record.device.len());
         let serial = outlet.lane.next_serial();
         let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
         let outgoing =
@@ -111,8 +130,8 @@ impl Drain<'_> {
             self.tokens.give_back(token);
             return Err(error);
         }
-        outlet.lane.took(record.position, bytes);
-        outlet.ready.pop_front();
+        outlet.lane.took(lane, position, bytes);
+        outlet.reader.took();
         Ok(bytes)
     }
 }
