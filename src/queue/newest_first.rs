@@ -1,6 +1,7 @@
 //! What newest-first delivery asks of the queue: lanes read and acknowledged one by one, and a new lane for what is
 //! newest.
 
+use super::block::Header;
 use super::engine::Inner;
 use super::lane::Lanes;
 use super::peek::{self, Span};
@@ -68,6 +69,10 @@ impl Queue {
     /// As [`Queue::peek`].
     pub fn split_newest(&self, stream: StreamIndex, newest: Newest) -> Result<bool, PeekError> {
         let inner = self.inner();
+        if !inner.lock().recovered {
+            // The answer comes once the blocks are known.
+            read(inner, stream, Position::ZERO)?;
+        }
         let at = match plan(inner, stream, newest)? {
             Plan::Here(at) => Some(at),
             Plan::InBlocksFrom(at) => block_boundary(inner, stream, at, newest)?,
@@ -112,7 +117,7 @@ enum Plan {
     Here(Position),
     /// At the block that holds this position, or a later one.
     InBlocksFrom(Position),
-    /// All is as new, or nothing is known of the blocks yet.
+    /// All is as new.
     Nowhere,
 }
 
@@ -134,42 +139,49 @@ fn plan(inner: &Inner, stream: StreamIndex, newest: Newest) -> Result<Plan, Peek
         }
         first_new = Some(entry.record.position);
     }
-    let Some(last) = queue.disk.last.filter(|_| shared.recovered && queue.disk.records > 0) else {
-        return Ok(Plan::Nowhere);
-    };
+    let Some(last) = queue.disk.last.filter(|_| queue.disk.records > 0) else { return Ok(Plan::Nowhere) };
     let record_bytes = (queue.disk.bytes / queue.disk.records).max(1);
     let records = newest.bytes.saturating_sub(bytes) / record_bytes;
     let at = Position::new(last.run(), last.seq().saturating_sub(records));
-    let first_open = queue.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
-    Ok(Plan::InBlocksFrom(at.max(first_open)))
+    Ok(Plan::InBlocksFrom(at))
 }
 
-/// The first block from `at` on that is young enough; its first position. `None`: it is the first of the last lane.
+/// The first block from `at` on that is young enough; its first position. `None`: nothing older waits.
 fn block_boundary(
     inner: &Inner,
     stream: StreamIndex,
     mut at: Position,
     newest: Newest,
 ) -> Result<Option<Position>, PeekError> {
+    let oldest = read(inner, stream, Position::ZERO)?;
+    let oldest_new = |at: Position| Ok(oldest.as_ref().filter(|oldest| oldest.first < at).map(|_| at));
     for _ in 0..LOOKS_MAX {
-        let answer = {
-            let mut shared = inner.lock();
-            if shared.streams[stream.0].disk.last.is_none_or(|last| at > last) {
-                return Ok(Some(at));
-            }
-            peek::ask(inner, &mut shared, stream, at)?
-        };
-        let Some(block) = peek::answer_of(&answer)?.block? else { return Ok(None) };
-        let header = &block.header;
+        let Some(header) = read(inner, stream, at)? else { return oldest_new(at) };
         let written = &header.lineage;
         let this_boot = (written.queue, written.boot_index) == (inner.lineage.queue, inner.lineage.boot_index);
         // Of another boot it is certain only that it is older than this one.
         let measured_ns = if this_boot { header.boot_ns.1 } else { 0 };
         let age_ns = u128::from(inner.now_ns().saturating_sub(measured_ns));
         if age_ns <= newest.age.as_nanos() {
-            return Ok(Some(header.first));
+            return oldest_new(header.first);
         }
         at = header.last.next();
     }
-    Ok(Some(at))
+    oldest_new(at)
+}
+
+/// The header of the first block in the last lane at or after a position.
+fn read(inner: &Inner, stream: StreamIndex, at: Position) -> Result<Option<Header>, PeekError> {
+    let answer = {
+        let mut shared = inner.lock();
+        let streams = shared.streams.len();
+        let queue = shared.streams.get(stream.0).ok_or(PeekError::NoSuchStream { stream: stream.0, streams })?;
+        let first_open = queue.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
+        let at = at.max(first_open);
+        if shared.recovered && queue.disk.last.is_none_or(|last| at > last) {
+            return Ok(None);
+        }
+        peek::ask(inner, &mut shared, stream, at)?
+    };
+    Ok(peek::answer_of(&answer)?.block?.map(|block| block.header))
 }

@@ -92,6 +92,7 @@ fn stream_report(view: &View, stream: &StreamStatus, topic: &str) -> Value {
         "oldest_age_seconds": stream.oldest_age.map(|age| age.as_secs_f64()),
         "durable": place(stream.durable),
         "acknowledged": place(stream.acknowledged),
+        "lanes": stream.lanes,
         "pushed": view.metrics.records_pushed.get_or_create(&label).get(),
         "delivered": view.metrics.uplink_records_delivered.get_or_create(&label).get(),
     })

@@ -93,7 +93,7 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
     for line in
-        ["delivery = \"exactly-once\"", "drain = \"newest-first\"", "encoding = \"avro\"", "encoding = \"protobuf\""]
+        ["delivery = \"exactly-once\"", "encoding = \"avro\"", "encoding = \"protobuf\""]
     {
         let (key, _) = line.split_once(' ').unwrap();
         let text = format!("[kafka]\nbrokers = [\"k:1\"]\n{line}");
