@@ -129,6 +129,14 @@ metrics! {
     uplink_records_delivered: Family<ByStream, Counter>, "uplink_records_delivered";
     /// Uplink errors by class
     uplink_errors: Family<ByKind, Counter>, "uplink_errors";
+    /// Bytes of IP packets to and from Kafka, estimated from the client's count; without what TCP sent again
+    uplink_wire_bytes: Counter, "uplink_wire_bytes";
+    /// Bytes of kafka.budget used in the day, or in the last 24 hours while the clock is not set
+    uplink_budget_day_bytes: Gauge, "uplink_budget_day_bytes";
+    /// Bytes of kafka.budget used in the month
+    uplink_budget_month_bytes: Gauge, "uplink_budget_month_bytes";
+    /// Whether kafka.budget keeps a stream from sending
+    uplink_budget_exhausted: Gauge, "uplink_budget_exhausted";
     /// Records handed to the Kafka client and not yet reported
     uplink_in_flight_records: Gauge, "uplink_in_flight_records";
     /// Times the Kafka client was destroyed and built anew

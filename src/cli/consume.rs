@@ -114,6 +114,8 @@ fn plain(brokers: &[String]) -> Kafka {
         in_flight_bytes_max: 0,
         linger: Duration::ZERO,
         drain: Default::default(),
+        rate: Default::default(),
+        budget: None,
         properties: [].into(),
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::keys::{SASL, TLS};
+use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Kafka, KafkaCompression, Sasl, Tls};
+use super::resolved::{Budget, Kafka, KafkaCompression, Sasl, Tls};
 use super::secret::{self, Secrets};
 use super::storage;
 use super::tree::{Kind, quoted};
@@ -59,6 +59,8 @@ pub(super) fn read(
         table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
     }
     let drain = storage::drain_order(table);
+    let rate = storage::rate(table);
+    let budget = table.table("budget", &BUDGET).map(|budget| read_budget(&budget));
     for key in ["delivery", "encoding"] {
         table.word(key);
     }
@@ -75,6 +77,11 @@ pub(super) fn read(
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
         drain: drain?,
+        rate: rate?,
+        budget: match budget {
+            Some(read) => Some(read?),
+            None => None,
+        },
         properties,
     })
 }
@@ -90,6 +97,24 @@ fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
         }
     }
     Tls { ca: path("ca"), cert: path("cert"), key: path("key") }
+}
+
+fn read_budget(table: &Table<'_>) -> Option<Budget> {
+    if !table.has("day") && !table.has("month") {
+        table.error(&table.at, "day", "missing; needed: day, month or both".to_owned());
+    }
+    let reserve = table.text("reserve")?;
+    let reserve_percent = reserve.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    let reserve_percent = reserve_percent.filter(|percent| *percent <= 90);
+    if reserve_percent.is_none() {
+        table.refuse("reserve", "is not such a percentage");
+    }
+    Some(Budget {
+        day_bytes: if table.has("day") { Some(table.size("day")?) } else { None },
+        month_bytes: if table.has("month") { Some(table.size("month")?) } else { None },
+        reserve_percent: reserve_percent?,
+        reserve_priority: table.integer("reserve-priority")?,
+    })
 }
 
 fn read_sasl(table: &Table<'_>, secrets: Secrets<'_>) -> Option<Sasl> {

@@ -96,10 +96,10 @@ const fn later(name: &'static str, meaning: &'static str) -> Key {
 
 pub(super) use local::{CLOCK, GATEWAY, INCLUDED, MQTT, OUTBOX, QUEUE, RETENTION, ROOT, STATUS, STREAM};
 pub(super) use sources::{COLUMN, GNSS, MODBUS, MQTT_SOURCE, REGISTER, RTU, SERIAL, SIMULATED, SOURCE, TYPES, UNIT};
-pub(super) use uplink::{KAFKA, SASL, TLS};
+pub(super) use uplink::{BUDGET, KAFKA, RATE, SASL, TLS};
 
 /// All sections in the order of the reference page.
-pub(super) const SECTIONS: [&Section; 23] = [
+pub(super) const SECTIONS: [&Section; 25] = [
     &ROOT,
     &INCLUDED,
     &GATEWAY,
@@ -121,6 +121,8 @@ pub(super) const SECTIONS: [&Section; 23] = [
     &KAFKA,
     &TLS,
     &SASL,
+    &RATE,
+    &BUDGET,
     &CLOCK,
     &STATUS,
 ];

@@ -135,6 +135,8 @@ pub struct Stream {
     pub retention: Retention,
     /// In what order its backlog is sent; `None`: as `[kafka]` says.
     pub drain: Option<DrainOrder>,
+    /// How fast it may be sent.
+    pub rate: Rate,
 }
 
 /// In what order a backlog is sent.
@@ -197,8 +199,34 @@ pub struct Kafka {
     pub linger: Duration,
     /// In what order a backlog is sent, where a stream does not say.
     pub drain: DrainOrder,
+    /// How fast all streams together may send.
+    pub rate: Rate,
+    /// How much may go over the link.
+    pub budget: Option<Budget>,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
+}
+
+/// A limit on how fast records are sent; `None`: as fast as the link takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate {
+    /// Records a second.
+    pub records: Option<u64>,
+    /// Bytes of keys and values a second, before compression.
+    pub bytes: Option<u64>,
+}
+
+/// `[kafka] budget`: bytes in both directions as the network carries them, estimated. At least one limit is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Most in a day of UTC.
+    pub day_bytes: Option<u64>,
+    /// Most in a month of UTC.
+    pub month_bytes: Option<u64>,
+    /// Share of both that is kept for streams of high priority, in percent.
+    pub reserve_percent: u8,
+    /// The lowest priority that may use it.
+    pub reserve_priority: u8,
 }
 
 /// `compression.type` of Kafka batches.

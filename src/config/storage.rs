@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::keys::{RETENTION, STREAM};
+use super::keys::{RATE, RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::problem::Report;
 use super::reader::Table;
-use super::resolved::{Compression, DrainOrder, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
+use super::resolved::{
+    Compression, DrainOrder, Durability, Queue, Rate, Retention, STREAMS_MAX, Status, Stream, WhenFull,
+};
 use super::tree::Node;
 
 /// The stream that exists without being written.
@@ -63,6 +65,7 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
                 durability: Durability::Window,
                 retention: Retention::default(),
                 drain: None,
+                rate: Rate::default(),
             },
         );
     }
@@ -97,6 +100,7 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         durability: durability?,
         retention: retention?,
         drain,
+        rate: rate(table)?,
     })
 }
 
@@ -106,6 +110,18 @@ pub(super) fn drain_order(table: &Table<'_>) -> Option<DrainOrder> {
         "newest-first" => Some(DrainOrder::NewestFirst),
         _ => Some(DrainOrder::OldestFirst),
     }
+}
+
+/// Reads `rate`.
+pub(super) fn rate(table: &Table<'_>) -> Option<Rate> {
+    let Some(rate) = table.table("rate", &RATE) else { return Some(Rate::default()) };
+    if !rate.has("records") && !rate.has("bytes") {
+        rate.error(&rate.at, "records", "missing; needed: records, bytes or both".to_owned());
+    }
+    Some(Rate {
+        records: if rate.has("records") { Some(rate.integer("records")?) } else { None },
+        bytes: if rate.has("bytes") { Some(rate.size("bytes")?) } else { None },
+    })
 }
 
 fn retention(table: &Table<'_>) -> Option<Retention> {

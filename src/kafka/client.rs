@@ -15,6 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::error::Failure;
 use super::settings::{Refusal, producer_properties};
+use super::traffic::Traffic;
 use crate::config::Kafka;
 
 /// The client could not be made.
@@ -68,6 +69,8 @@ pub enum Notice {
     AllBrokersDown,
     /// Produce requests were sent since the last statistics.
     Requested,
+    /// What the client moved since it was made.
+    Traffic(Traffic),
     /// An error that belongs to no record.
     Trouble(Failure),
 }
@@ -114,18 +117,28 @@ impl Context {
     }
 }
 
-/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states and how many
-/// produce requests were sent.
+/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states, how many
+/// produce requests were sent, and how much was moved.
 #[derive(serde::Deserialize)]
 struct Statistics {
     #[serde(default)]
     brokers: HashMap<String, BrokerStatistics>,
+    #[serde(default)]
+    tx: u64,
+    #[serde(default)]
+    tx_bytes: u64,
+    #[serde(default)]
+    rx: u64,
+    #[serde(default)]
+    rx_bytes: u64,
 }
 
 #[derive(serde::Deserialize)]
 struct BrokerStatistics {
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    connects: u64,
     #[serde(default)]
     req: RequestStatistics,
 }
@@ -151,6 +164,13 @@ impl ClientContext for Context {
             self.notice(Notice::Connected);
         }
         let requests = parsed.brokers.values().map(|broker| broker.req.produce).sum();
+        self.notice(Notice::Traffic(Traffic {
+            requests: parsed.tx,
+            sent_bytes: parsed.tx_bytes,
+            answers: parsed.rx,
+            received_bytes: parsed.rx_bytes,
+            connections: parsed.brokers.values().map(|broker| broker.connects).sum(),
+        }));
         if self.requests.swap(requests, Ordering::Relaxed) < requests {
             self.notice(Notice::Requested);
         }

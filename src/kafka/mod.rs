@@ -9,6 +9,7 @@ mod error;
 mod probe;
 mod settings;
 mod tls_files;
+mod traffic;
 
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
@@ -17,3 +18,4 @@ pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{Renewal, TlsFiles};
+pub use traffic::Traffic;

@@ -172,6 +172,8 @@ mod tests {
             in_flight_bytes_max: 4 << 20,
             linger: Duration::from_millis(50),
             drain: Default::default(),
+            rate: Default::default(),
+            budget: None,
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
         }
     }

@@ -93,6 +93,8 @@ mod tests {
             in_flight_bytes_max: 1 << 20,
             linger: std::time::Duration::from_millis(5),
             drain: Default::default(),
+            rate: Default::default(),
+            budget: None,
             properties: [].into(),
         }
     }

@@ -346,8 +346,9 @@ impl BlockStore for EpochStore {
     }
 
     fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
-        let is_done =
-            |held: &Held| lanes.iter().any(|(name, of)| *name == held.stream && of.is_range_done(held.first, held.last));
+        let is_done = |held: &Held| {
+            lanes.iter().any(|(name, of)| *name == held.stream && of.is_range_done(held.first, held.last))
+        };
         let done = |epoch: &Epoch| epoch.totals.iter().all(is_done) && !rescue::has_newer(&epoch.dir);
         let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| done(epoch)).map(|(n, _)| *n).collect();
         numbers.into_iter().try_for_each(|number| self.remove_epoch(number))

@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 pub use self::dead_letter::SetAsideError;
+pub(crate) use self::disk::write_atomically;
 pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};

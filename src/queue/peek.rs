@@ -31,12 +31,7 @@ enum Step {
     Fetch(Position, mpsc::Receiver<ReadReply>),
 }
 
-pub(super) fn peek(
-    inner: &Inner,
-    stream: StreamIndex,
-    span: Span,
-    limit: Limit,
-) -> Result<Option<Batch>, PeekError> {
+pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit) -> Result<Option<Batch>, PeekError> {
     let Span { mut from, end } = span;
     // Where the store had no more blocks although the stream has been on disk up to here.
     let mut nothing_through = None;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, SealedBlock};
-use super::lane::Lanes;
 use super::engine::{Inner, Shared, StreamCounters};
+use super::lane::Lanes;
 use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
 use super::tail::StreamState;

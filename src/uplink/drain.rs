@@ -2,6 +2,7 @@
 //!
 //! The thread that sends is the only one that polls.
 
+mod metering;
 mod sending;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event, Lane};
+use super::rate::{LinkRate, RateLimit};
 use super::reader::Reader;
 use super::timestamp::Timestamps;
 use super::watchdog::Watchdog;
@@ -21,6 +23,7 @@ use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::{Queue, StreamIndex};
 use crate::reading::Position;
+use metering::Metering;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
@@ -43,6 +46,10 @@ struct Outlet {
     index: StreamIndex,
     lane: Lane,
     reader: Reader,
+    rate: RateLimit,
+    link: LinkRate,
+    /// Reported delivered since the link was last measured.
+    delivered_bytes: u64,
     timestamps: Timestamps,
 }
 
@@ -59,6 +66,7 @@ struct Drain<'a> {
     payload: Vec<u8>,
     rebuild: Option<String>,
     watchdog: Watchdog,
+    metering: Metering,
     tls_files: TlsFiles,
     tls_looked_ns: u64,
     /// The TLS files were renewed at this time, and the client is to be changed.
@@ -87,12 +95,17 @@ pub fn run(
             index: StreamIndex(index),
             lane: Lane::new(backoff),
             reader: Reader::new(StreamIndex(index), stream.drain.unwrap_or(settings.kafka.drain)),
+            rate: RateLimit::new(stream.rate),
+            link: LinkRate::default(),
+            delivered_bytes: 0,
             timestamps: Timestamps::default(),
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
+    let kafka = &settings.kafka;
+    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let mut drain = Drain {
         settings,
         queue,
@@ -106,6 +119,7 @@ pub fn run(
         payload: Vec::new(),
         rebuild: None,
         watchdog,
+        metering,
         tls_files,
         tls_looked_ns: boot_ns(),
         renewed_ns: None,
@@ -250,7 +264,9 @@ impl Drain<'_> {
 
     fn idle_wait(&self) -> Duration {
         let now_ns = boot_ns();
-        let wake = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns()).min();
+        let wakes =
+            |outlet: &Outlet| outlet.lane.wakes_at_ns().into_iter().chain(self.rate_closed_until_ns(outlet, now_ns));
+        let wake = self.outlets.iter().flat_map(wakes).min();
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
     }
 
@@ -262,6 +278,7 @@ impl Drain<'_> {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected(),
                 Notice::Requested => self.watchdog.requested(boot_ns()),
+                Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
@@ -279,6 +296,7 @@ impl Drain<'_> {
             self.report(report);
         }
         self.reports = reports;
+        self.measure_links();
         count
     }
 
@@ -298,7 +316,12 @@ impl Drain<'_> {
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
             }
         }
-        let events = self.outlets[place].lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
+        let outlet = &mut self.outlets[place];
+        let (delivered, (_, bytes)) = (report.failure.is_none(), outlet.lane.in_flight());
+        let events = outlet.lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
+        if delivered {
+            outlet.delivered_bytes += bytes.saturating_sub(outlet.lane.in_flight().1) as u64;
+        }
         self.follow(place, events);
     }
 
@@ -372,6 +395,7 @@ impl Drain<'_> {
     fn client_lost(&mut self) {
         self.tokens.clear();
         self.metrics.uplink_in_flight_records.set(0);
+        self.metering.client_gone(&self.metrics);
         self.rebuild = None;
         for place in 0..self.outlets.len() {
             let events = self.outlets[place].lane.client_lost(boot_ns(), fastrand::f64());

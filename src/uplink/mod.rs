@@ -4,11 +4,13 @@
 //! how far reports reach without a gap, `health` what status shows. The queue is the retry store: a record stays
 //! there until Kafka has reported it delivered, so the client may be destroyed at any time.
 
+mod budget;
 mod delivery;
 mod drain;
 pub mod encode;
 mod health;
 mod lane;
+mod rate;
 mod reader;
 mod timestamp;
 mod watchdog;

@@ -92,16 +92,12 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
-    for line in
-        ["delivery = \"exactly-once\"", "encoding = \"avro\"", "encoding = \"protobuf\""]
-    {
+    for line in ["delivery = \"exactly-once\"", "encoding = \"avro\"", "encoding = \"protobuf\""] {
         let (key, _) = line.split_once(' ').unwrap();
         let text = format!("[kafka]\nbrokers = [\"k:1\"]\n{line}");
         later(&text, &format!("3:{}: kafka.{key}", key.len() + 4));
     }
-    for key in ["registry", "budget"] {
-        later(&format!("[kafka]\nbrokers = [\"k:1\"]\n{key} = {{}}"), &format!("3:1: kafka.{key}"));
-    }
+    later("[kafka]\nbrokers = [\"k:1\"]\nregistry = {}", "3:1: kafka.registry");
     later(&source("gnss", "port = \"gpsd://127.0.0.1:2947\""), "4:8: source[1].port");
     later(&source("serial", "port = \"/dev/x\"\nformat = \"cobs\""), "5:10: source[1].format");
     later(

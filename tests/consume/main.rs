@@ -34,6 +34,8 @@ impl Topic {
             in_flight_bytes_max: 1 << 20,
             linger: Duration::ZERO,
             drain: Default::default(),
+            rate: Default::default(),
+            budget: None,
             properties: [].into(),
         };
         Self { broker, producer: Producer::new(&kafka, 1, Refusal::Stops).unwrap(), sent: 0 }

@@ -299,6 +299,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
                 durability: *durability,
                 retention: Retention::default(),
                 drain: None,
+                rate: Default::default(),
             })
             .collect(),
     }

@@ -91,6 +91,7 @@ fn settings(mount_point: &Path) -> Settings {
             durability: Durability::Window,
             retention: Retention::default(),
             drain: None,
+            rate: Default::default(),
         }],
     }
 }

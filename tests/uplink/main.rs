@@ -6,6 +6,7 @@
 #[path = "../queue_model/memory.rs"]
 mod memory;
 mod newest_first;
+mod rate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ impl Bench {
             in_flight_bytes_max: 64 * 1024,
             linger: Duration::from_millis(5),
             drain: Default::default(),
+            rate: Default::default(),
+            budget: None,
             properties: [
                 ("reconnect.backoff.ms", "50"),
                 ("reconnect.backoff.max.ms", "100"),

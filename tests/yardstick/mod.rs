@@ -123,9 +123,8 @@ impl BlockStore for SegmentStore {
 
     fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
         let is_done = |header: &block::Header, lanes: &Lanes| lanes.is_range_done(header.first, header.last);
-        let done = |place: &Place| {
-            lanes.iter().any(|(name, of)| *name == place.header.stream && is_done(&place.header, of))
-        };
+        let done =
+            |place: &Place| lanes.iter().any(|(name, of)| *name == place.header.stream && is_done(&place.header, of));
         while let Some(index) = self.segments.iter().position(|segment| segment.blocks.iter().all(done)) {
             let removed = self.remove(index);
             self.io("remove", removed)?;

@@ -21,8 +21,7 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
         unfinished += u64::from(view.unfinished && !view.closed);
         Ok(ControlFlow::Continue(()))
     })?;
-    let lanes_now: Vec<(Name, Lanes)> =
-        look.inspection.read_state()?.map(|state| state.lanes()).unwrap_or_default();
+    let lanes_now: Vec<(Name, Lanes)> = look.inspection.read_state()?.map(|state| state.lanes()).unwrap_or_default();
     let verdict = verifier.finish(&lanes_now);
     let state_whole = look.inspection.state().is_some();
     for finding in &verdict.findings {

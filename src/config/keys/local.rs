@@ -161,7 +161,7 @@ pub(in crate::config) static STREAM: Section = Section {
             Is("json"),
             "How records are written into Kafka messages.",
         ),
-        later("rate", "A limit on how fast the stream drains."),
+        key("rate", Kind::Table("`{ records, bytes }`"), Words("none"), "How fast the stream may be sent."),
     ],
 };
 

@@ -48,8 +48,14 @@ pub(in crate::config) static KAFKA: Section = Section {
             Words("none"),
             "Further librdkafka properties; those that the agent's promises rest on are refused.",
         ),
+        key("rate", Kind::Table("`{ records, bytes }`"), Words("none"), "How fast all streams together may be sent."),
+        key(
+            "budget",
+            Kind::Table("`{ day, month, reserve, reserve-priority }`"),
+            Words("none"),
+            "How much may go over a metered link.",
+        ),
         later("registry", "A Schema Registry."),
-        later("budget", "A byte budget for metered links."),
         later("transactional-id", "For exactly once."),
         later("dead-letter-topic", "A topic for records that Kafka refuses."),
     ],
@@ -85,5 +91,43 @@ pub(in crate::config) static SASL: Section = Section {
             Words("none"),
             "Name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`) that holds the password.",
         ),
+    ],
+};
+
+pub(in crate::config) static RATE: Section = Section {
+    title: "[kafka.rate], [stream.rate]",
+    about: "A limit on how fast a backlog, or anything else, is sent; over times longer than a quarter second.",
+    base: None,
+    keys: &[
+        key("records", Kind::Integer(1, 1_000_000), Words("none"), "Records a second."),
+        key(
+            "bytes",
+            Kind::Size(1_000, 1 << 30),
+            Words("none"),
+            "Bytes of keys and values a second, before compression.",
+        ),
+    ],
+};
+
+pub(in crate::config) static BUDGET: Section = Section {
+    title: "[kafka.budget]",
+    about: "For metered links: sent and received bytes with TCP, IP and TLS headers, estimated from the client's own \
+            count. What TCP sends again is not in it. At least one of `day` and `month` is needed.",
+    base: None,
+    keys: &[
+        key(
+            "day",
+            Kind::Size(64 << 10, 1 << 40),
+            Words("none"),
+            "Most in a day of UTC; in 24 hours while the clock is not set.",
+        ),
+        key("month", Kind::Size(1 << 20, 1 << 44), Words("none"), "Most in a month of UTC."),
+        key(
+            "reserve",
+            Kind::Text("a whole percentage, `\"0%\"` to `\"90%\"`"),
+            Is("20%"),
+            "The share that only streams of `reserve-priority` and above may use.",
+        ),
+        key("reserve-priority", Kind::Integer(0, 9), Is("1"), "The lowest priority that may use the reserve."),
     ],
 };

@@ -381,7 +381,8 @@ fn blocks_come_by_position_whichever_epoch_holds_them() {
         store.close_writer().unwrap();
     }
     assert_eq!(read_all(&mut store, "telemetry"), expected(6));
-    let oldest = |store: &mut EpochStore, at| store.oldest_of("telemetry", &Lanes::from_cursor(at), u64::MAX).unwrap().unwrap();
+    let oldest =
+        |store: &mut EpochStore, at| store.oldest_of("telemetry", &Lanes::from_cursor(at), u64::MAX).unwrap().unwrap();
     let first = oldest(&mut store, Position::new(1, 0));
     assert_eq!((first.epoch, first.last, first.records), (1, Position::new(1, RECORDS - 1), RECORDS));
     let second = oldest(&mut store, first.last.next());

@@ -1,8 +1,8 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::queue::lane::Lanes;
 use crate::queue::OpenError;
+use crate::queue::lane::Lanes;
 
 #[test]
 fn a_recovery_that_fails_leaves_the_state_usable_and_the_directory_locked_and_is_tried_again() {

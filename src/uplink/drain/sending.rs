@@ -51,10 +51,15 @@ impl Drain<'_> {
             return (0, false);
         }
         let window = stream_window(&self.settings.kafka, self.outlets.len());
-        while bytes < TURN_BYTES {
+        let bytes_max = self.outlets[place].link.window_bytes(window.bytes_max);
+        let turn_bytes = self.turn_bytes(place, TURN_BYTES);
+        while bytes < turn_bytes {
             let now_ns = boot_ns();
+            if self.rate_closed_until_ns(&self.outlets[place], now_ns).is_some() {
+                break;
+            }
             let outlet = &mut self.outlets[place];
-            let room = outlet.lane.room(now_ns, window.records_max, window.bytes_max);
+            let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
             if room == 0 || !self.read_ahead(place, room) {
                 break;
             }
@@ -62,6 +67,8 @@ impl Drain<'_> {
                 Ok(size) => {
                     sent += 1;
                     bytes += size;
+                    self.metering.sent(size, now_ns);
+                    self.outlets[place].rate.took(size, now_ns);
                 }
                 Err(SendError::Full) => return (sent, true),
                 Err(SendError::Failed(failure)) => {
