@@ -20,9 +20,6 @@ pub struct DemoArguments {
     /// Go on after the account until interrupted, to look in from outside
     #[arg(long)]
     pub keep_running: bool,
-    /// Leave the serial devices out: for emulators whose terminals take no line settings
-    #[arg(long)]
-    pub without_serial: bool,
 }
 
 /// Runs the demonstration; exit code 1 where anything was lost or came out of order.
@@ -34,7 +31,6 @@ pub fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
         run: Duration::from_secs(arguments.seconds),
         outage: Duration::from_secs(arguments.outage.min(arguments.seconds.saturating_sub(2))),
         keep_running: arguments.keep_running,
-        without_serial: arguments.without_serial,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let clean = runtime.block_on(crate::demo::run(options));

@@ -24,8 +24,13 @@ pub(super) struct Listener {
 impl Listener {
     /// Connects and subscribes; returns once the broker has confirmed the subscription.
     pub(super) async fn start(mqtt: &Mqtt) -> anyhow::Result<Self> {
-        let options =
-            Options { client_id: "forebay-demo-listener".into(), clean: true, will: None, packet_bytes_max: 256 << 10 };
+        let options = Options {
+            client_id: "forebay-demo-listener".into(),
+            clean: true,
+            will: None,
+            packet_bytes_max: 256 << 10,
+            through: None,
+        };
         let (handle, mut driver) = session::open(mqtt, options);
         handle.subscribe(&[READINGS.to_owned()], 1)?;
         let seen = Arc::new(AtomicU64::new(0));

@@ -34,8 +34,6 @@ pub struct Options {
     pub outage: Duration,
     /// Go on after the account until interrupted.
     pub keep_running: bool,
-    /// Leave the serial devices out.
-    pub without_serial: bool,
 }
 
 /// Longest wait for the queue to run empty once the uplink is back and the devices are silent.
@@ -52,7 +50,7 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// A part could not be started (no pseudo-terminal, no free port), or the agent failed.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
-    let scene = Scene::build(!options.without_serial).await?;
+    let scene = Scene::build().await?;
     scene.introduce(&options);
     let mut agent = start_agent(&scene).await?;
     let mut progress = Progress::new();

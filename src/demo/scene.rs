@@ -54,15 +54,15 @@ struct SerialDevice {
 pub(super) type Made = Vec<(&'static str, u64)>;
 
 impl Scene {
-    /// The parts, started; the serial devices only where `with_serial` says so.
-    pub(super) async fn build(with_serial: bool) -> anyhow::Result<Self> {
+    /// The parts, started.
+    pub(super) async fn build() -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("forebay-demo-").tempdir().context("a folder for the queue")?;
         let mqtt_port = tokio::task::spawn_blocking(|| broker::start(0)).await??;
         let kafka = EmbeddedKafka::start()?;
         kafka.create_topic(TOPIC, 3)?;
         let stop = CancellationToken::new();
         let talking = watch::Sender::new(false);
-        let serial = if with_serial { serial_devices(&talking, &stop)? } else { Vec::new() };
+        let serial = serial_devices(&talking, &stop)?;
         let plant = modbus::Plant::boiler();
         let plant_listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the Modbus plant")?;
         let plant_address = plant_listener.local_addr()?;
@@ -103,9 +103,6 @@ impl Scene {
         println!(
             "receiver and PMS5003 sensor on pseudo-terminals, a simulated Modbus plant on TCP. No server, no root."
         );
-        if self.serial.is_empty() {
-            println!("(As asked, without the serial devices.)");
-        }
         println!("\nThe configuration, as `forebay run` would read it:\n");
         for line in self.configuration.lines() {
             println!("    {line}");

@@ -5,5 +5,6 @@ mod payloads;
 mod publisher;
 pub(crate) mod session;
 pub(crate) mod topics;
+mod trim;
 
 pub use publisher::{Publisher, spawn};

@@ -186,6 +186,7 @@ async fn run(config: Mqtt, shared: Arc<Shared>, stop: CancellationToken) {
                 clean: true,
                 will: Some((shared.status_topic.clone(), offline.clone())),
                 packet_bytes_max: PACKET_BYTES_MAX,
+                through: None,
             },
         );
         let mut connection = Connection { shared: &shared, handle, driver, since: None };

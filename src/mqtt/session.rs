@@ -9,6 +9,7 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS, SubscribeFilter};
 use thiserror::Error;
 
+use super::trim::{self, Relay};
 use crate::backoff::Backoff;
 use crate::config::{Broker, Mqtt};
 
@@ -24,7 +25,7 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 const NETWORK_TIMEOUT_S: u64 = 10;
 
 /// What a session is opened with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Options {
     /// MQTT client id, unique on the broker.
     pub client_id: String,
@@ -34,6 +35,8 @@ pub(crate) struct Options {
     pub will: Option<(String, String)>,
     /// Largest packet in either direction.
     pub packet_bytes_max: usize,
+    /// Publications that are larger arrive cut by this relay to the broker, instead of ending the session.
+    pub through: Option<Relay>,
 }
 
 /// Something happened.
@@ -85,6 +88,14 @@ pub(crate) enum SessionError {
     /// The connection failed, was refused or broke.
     #[error(transparent)]
     Connection(Box<rumqttc::ConnectionError>),
+    /// A packet arrived that is larger than [`Options::packet_bytes_max`]; the broker will send it again.
+    #[error("packet of {bytes} bytes arrived, limit is {limit_bytes}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// A packet id came round while the broker still owes its acknowledgement.
     #[error("broker never acknowledged packet id {0}")]
     Unacknowledged(u16),
@@ -94,22 +105,20 @@ pub(crate) enum SessionError {
 }
 
 impl SessionError {
-    /// A short word for counters: `refused` (CONNACK says no), `connection`, `protocol`.
+    /// A short word for counters: `refused` (CONNACK says no), `connection`, `protocol`, `too_large`.
     pub fn kind(&self) -> &'static str {
         use rumqttc::ConnectionError::{ConnectionRefused, MqttState, NotConnAck};
-        let Self::Connection(error) = self else { return "protocol" };
+        let error = match self {
+            Self::Connection(error) => error,
+            Self::TooLarge { .. } => return "too_large",
+            Self::Unacknowledged(_) | Self::Request(_) => return "protocol",
+        };
         match **error {
             ConnectionRefused(_) => "refused",
             MqttState(rumqttc::StateError::Io(_)) => "connection",
             MqttState(_) | NotConnAck(_) => "protocol",
             _ => "connection",
         }
-    }
-}
-
-impl From<rumqttc::ConnectionError> for SessionError {
-    fn from(error: rumqttc::ConnectionError) -> Self {
-        Self::Connection(Box::new(error))
     }
 }
 
@@ -124,7 +133,11 @@ impl From<rumqttc::ClientError> for SessionError {
 pub(crate) struct Handle(AsyncClient);
 
 /// Drives a session.
-pub(crate) struct Driver(EventLoop);
+pub(crate) struct Driver {
+    event_loop: EventLoop,
+    packet_bytes_max: usize,
+    _relay: Option<Relay>,
+}
 
 /// The delays between one session and the next.
 pub(crate) fn backoff() -> Backoff {
@@ -133,9 +146,9 @@ pub(crate) fn backoff() -> Backoff {
 
 /// A session that connects when it is driven.
 pub(crate) fn open(config: &Mqtt, options: Options) -> (Handle, Driver) {
-    let (host, port) = match &config.broker {
-        Broker::Tcp { host, port } => (host.clone(), *port),
-        Broker::Embedded { port } => ("127.0.0.1".to_owned(), *port),
+    let (host, port) = match &options.through {
+        Some(relay) => ("127.0.0.1".to_owned(), relay.port),
+        None => address(config),
     };
     let mut mqtt = MqttOptions::new(options.client_id, host, port);
     mqtt.set_clean_session(options.clean);
@@ -155,7 +168,23 @@ pub(crate) fn open(config: &Mqtt, options: Options) -> (Handle, Driver) {
     network.set_connection_timeout(NETWORK_TIMEOUT_S);
     network.set_tcp_nodelay(true);
     event_loop.set_network_options(network);
-    (Handle(client), Driver(event_loop))
+    (Handle(client), Driver { event_loop, packet_bytes_max: options.packet_bytes_max, _relay: options.through })
+}
+
+fn address(config: &Mqtt) -> (String, u16) {
+    match &config.broker {
+        Broker::Tcp { host, port } => (host.clone(), *port),
+        Broker::Embedded { port } => ("127.0.0.1".to_owned(), *port),
+    }
+}
+
+/// A relay to the broker that cuts publications to `packet_bytes_max`, for [`Options::through`].
+///
+/// # Errors
+/// When it gets no port on loopback.
+pub(crate) fn relay(config: &Mqtt, packet_bytes_max: usize) -> std::io::Result<Relay> {
+    let (host, port) = address(config);
+    trim::relay(host, port, packet_bytes_max)
 }
 
 impl Handle {
@@ -187,7 +216,8 @@ impl Driver {
     /// Not to be dropped half way (a packet could be lost between the client and its socket): pin it and poll it beside
     /// other things until it is ready.
     pub async fn next(&mut self) -> Result<Event, SessionError> {
-        Ok(match self.0.poll().await? {
+        let event = self.event_loop.poll().await.map_err(|error| self.ended(error))?;
+        Ok(match event {
             rumqttc::Event::Incoming(packet) => match packet {
                 Packet::ConnAck(_) => Event::Connected,
                 Packet::PubAck(ack) => Event::Acknowledged(ack.pkid),
@@ -206,6 +236,17 @@ impl Driver {
             rumqttc::Event::Outgoing(Outgoing::AwaitAck(id)) => return Err(SessionError::Unacknowledged(id)),
             rumqttc::Event::Outgoing(_) => Event::Other,
         })
+    }
+
+    fn ended(&self, error: rumqttc::ConnectionError) -> SessionError {
+        use rumqttc::ConnectionError::MqttState;
+        use rumqttc::StateError::Deserialization;
+        match error {
+            MqttState(Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
+                SessionError::TooLarge { bytes, limit_bytes: self.packet_bytes_max }
+            }
+            other => SessionError::Connection(Box::new(other)),
+        }
     }
 }
 

@@ -34,7 +34,8 @@ const WITHHELD_MAX: usize = 1_000;
 const WITHHELD_MANY: usize = 10;
 /// After this long, where Kafka has not acknowledged them meanwhile.
 const COMMIT_AFTER: Duration = Duration::from_millis(200);
-/// Smallest limit of a packet, so that a payload somewhat over its own limit is counted instead of ending the session.
+/// Smallest limit of a packet, so that a payload somewhat over its own limit needs no session of its own. What is larger
+/// ends the session; the next one gets it cut, sees that it is too large, and acknowledges it.
 const PACKET_BYTES_MIN: usize = 1 << 20;
 /// Between two log lines of bad payloads.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -48,6 +49,8 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 enum Lost {
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error("cannot listen on loopback: {0}")]
+    Relay(#[from] std::io::Error),
     #[error("queue refused a reading; the broker is to deliver it again later")]
     Refused,
     #[error(
@@ -80,7 +83,7 @@ pub(crate) async fn run(name: Name, stream: Name, config: MqttSource, context: &
         dropped: context.queue.dropped(index),
         request_commit: &|| context.queue.request_flush(),
     };
-    Source { name, stream, config, context: around, quiet_until: None }.serve(mqtt).await;
+    Source { name, stream, config, context: around, quiet_until: None, cut_larger: false }.serve(mqtt).await;
 }
 
 /// What the source uses of what is around it.
@@ -104,6 +107,7 @@ impl Source<'_> {
             let outcome = self.connection(mqtt, &mut since).await;
             self.context.metrics.source_is_up(&self.name, false);
             let Err(error) = outcome else { break };
+            self.cut_larger = matches!(error, Lost::Session(SessionError::TooLarge { .. }));
             // A connection that was overrun took and acknowledged a thousand messages.
             if since.is_some_and(|since: Instant| since.elapsed() >= GOOD_CONNECTION) || matches!(error, Lost::TooMany)
             {
@@ -129,16 +133,21 @@ struct Source<'a> {
     context: Around<'a>,
     /// Bad payloads are counted, not logged, until then.
     quiet_until: Option<Instant>,
+    /// The last connection met a packet that was too large: on the next one such arrive cut.
+    cut_larger: bool,
 }
 
 impl Source<'_> {
     /// One connection, until it is lost or `stop` (then `Ok`).
     async fn connection(&mut self, mqtt: &Mqtt, since: &mut Option<Instant>) -> Result<(), Lost> {
+        let packet_bytes_max = self.config.payload_bytes_max.saturating_mul(2).max(PACKET_BYTES_MIN);
+        let through = if self.cut_larger { Some(session::relay(mqtt, packet_bytes_max)?) } else { None };
         let options = Options {
             client_id: format!("forebay-{}-{}", self.context.gateway, self.name),
             clean: self.config.qos == 0,
             will: None,
-            packet_bytes_max: self.config.payload_bytes_max.saturating_mul(2).max(PACKET_BYTES_MIN),
+            packet_bytes_max,
+            through,
         };
         let (handle, mut driver): (Handle, Driver) = session::open(mqtt, options);
         let mut withheld = Withheld::new(self.context.safe_through.clone(), self.context.dropped.clone());

@@ -138,7 +138,8 @@ fn follow_reads_what_comes_later_and_accounts_when_interrupted() {
     assert!(caught_up("records=1"));
     topic.send(&[("boiler", 1, 1, 0), ("boiler", 1, 4, 0)]);
     assert!(caught_up("records=3"));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     let found = document(&output);
     assert_eq!(output.status.code(), Some(1), "{found}");

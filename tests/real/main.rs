@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "unwrap is how a test fails")]
 
 mod agent;
+mod cluster;
 mod kafka;
 mod ledger;
 mod line;
@@ -15,3 +16,4 @@ mod others;
 mod process;
 mod scene;
 mod servers;
+mod silence;

@@ -161,6 +161,8 @@ fn mqtt_source_acks_only_durable() {
 
     scene.kafka.up();
     let agent = scene.agent();
+    // Larger than any packet that is taken whole: it must not stand in the way of what comes behind it.
+    mosquitto.publish("sensors/pump/data", std::iter::once(format!("{{\"text\":\"{}\"}}", "x".repeat(3 << 20))));
     mosquitto.publish("sensors/pump/data", counted(1500, 1600));
     wait_for("the last message", PATIENCE, || {
         scene.wait_until_delivered(&agent);
@@ -169,6 +171,7 @@ fn mqtt_source_acks_only_durable() {
         (ledger.of_source("yard").any(|record| record["count"] == 1599)).then_some(())
     });
     scene.demand_all(&agent);
+    assert!(agent.metric("forebay_source_errors_total{source=\"yard\",kind=\"too_large\"}") >= 1.0);
     agent.terminate();
     scene.drain_rest();
     let ledger = scene.settle();

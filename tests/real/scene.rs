@@ -29,8 +29,13 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(name: &'static str) -> Self {
+        Self::with(name, Kafka::start)
+    }
+
+    /// With a Kafka of the scenario's own.
+    pub fn with(name: &'static str, start: impl FnOnce(&Path) -> Kafka) -> Self {
         let dir = tempfile::Builder::new().prefix("forebay-real-").tempdir().unwrap();
-        let kafka = Kafka::start(dir.path());
+        let kafka = start(dir.path());
         Self { name, kafka, dir, lives: 0, promises: Vec::new(), began: Instant::now() }
     }
 
@@ -62,13 +67,14 @@ name = "alarms"
 priority = 9
 durability = "every-record"
 [kafka]
-brokers = ["{bootstrap}"]
+brokers = [{brokers}]
 in-flight-bytes = "256 KiB"
 [status]
 listen = "127.0.0.1:0"
 "#,
             state = self.dir().join("state").display(),
-            bootstrap = self.kafka.bootstrap,
+            brokers =
+                self.kafka.bootstrap.split(',').map(|broker| format!("{broker:?}")).collect::<Vec<_>>().join(", "),
         );
         let file = self.dir().join("forebay.toml");
         std::fs::write(&file, text).unwrap();

@@ -10,56 +10,175 @@ use crate::process::{output, script, tool, wait_for};
 
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// One Kafka node.
+/// A Kafka cluster, of one node unless [`Kafka::cluster`] says otherwise.
 pub struct Kafka {
-    dir: PathBuf,
+    nodes: Vec<Node>,
+    /// The addresses of all nodes, with commas.
     pub bootstrap: String,
+}
+
+/// One node: its directory, its port (0: it chooses one), its settings beside the usual ones.
+struct Node {
+    dir: PathBuf,
+    port: u16,
+    settings: Vec<String>,
 }
 
 impl Kafka {
     /// Starts a node with the topics `telemetry` and `alarms`.
     pub fn start(dir: &Path) -> Self {
-        let dir = dir.join("kafka");
-        let mut node = Self { dir, bootstrap: String::new() };
-        node.up();
+        let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings: Vec::new() }]);
         for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            output(script("kafka").arg("topic").arg(&node.dir).args([topic, partitions]));
+            output(script("kafka").arg("topic").arg(&kafka.nodes[0].dir).args([topic, partitions]));
         }
-        node
+        kafka
     }
 
-    /// Starts it again, with what it held, where it was.
+    /// Starts three nodes with the same topics, each partition on all of them, of which two must have a record.
+    pub fn cluster(dir: &Path) -> Self {
+        let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+        let voters: Vec<String> =
+            ports.iter().enumerate().map(|(at, (_, port))| format!("{}@127.0.0.1:{port}", at + 1)).collect();
+        let node = |(at, (port, controller_port)): (usize, &(u16, u16))| {
+            let settings = [
+                format!("node.id={}", at + 1),
+                format!("controller.quorum.voters={}", voters.join(",")),
+                format!("listeners=BROKER://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"),
+                format!("advertised.listeners=BROKER://127.0.0.1:{port}"),
+                "offsets.topic.replication.factor=3".into(),
+                "min.insync.replicas=2".into(),
+            ];
+            Node { dir: dir.join(format!("kafka-{}", at + 1)), port: *port, settings: settings.into() }
+        };
+        let kafka = Self::of(ports.iter().enumerate().map(node).collect());
+        for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
+            kafka.create_topic(topic, partitions);
+        }
+        kafka
+    }
+
+    fn of(nodes: Vec<Node>) -> Self {
+        let mut kafka = Self { nodes, bootstrap: String::new() };
+        kafka.up();
+        kafka
+    }
+
+    /// Starts all nodes again, with what they held, where they were.
     pub fn up(&mut self) {
-        let mut up = script("kafka");
-        // Tests that are killed leave no node behind.
-        up.arg("up").arg(&self.dir).arg("0").env("FOREBAY_TEST_PID", std::process::id().to_string());
-        self.bootstrap = output(&mut up).trim().to_owned();
+        // At once: alone a node of several does not come up.
+        let starts = self.nodes.iter().map(Node::start).collect::<Vec<_>>();
+        self.bootstrap = starts.into_iter().map(Node::started).collect::<Vec<_>>().join(",");
     }
 
-    /// A clean shutdown.
+    /// A clean shutdown of all.
     pub fn stop(&self) {
-        output(script("kafka").arg("stop").arg(&self.dir));
+        self.nodes.iter().for_each(|node| node.signal("stop"));
     }
 
-    /// SIGKILL.
+    /// SIGKILL for all.
     pub fn kill(&self) {
-        output(script("kafka").arg("kill").arg(&self.dir));
+        self.nodes.iter().for_each(|node| node.signal("kill"));
     }
 
-    /// SIGSTOP: it takes connections and does not answer.
+    /// SIGSTOP: they take connections and do not answer.
     pub fn pause(&self) {
-        output(script("kafka").arg("pause").arg(&self.dir));
+        self.nodes.iter().for_each(|node| node.signal("pause"));
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
-        output(script("kafka").arg("resume").arg(&self.dir));
+        self.nodes.iter().for_each(|node| node.signal("resume"));
+    }
+
+    /// Starts one node (from 1 on) again.
+    pub fn up_node(&self, node: usize) {
+        Node::started(self.nodes[node - 1].start());
+    }
+
+    /// The same on another port: the cluster tells its clients.
+    pub fn move_node(&mut self, node: usize) {
+        let moved = &mut self.nodes[node - 1];
+        let (before, after) = (format!("BROKER://127.0.0.1:{}", moved.port), free_port());
+        for setting in &mut moved.settings {
+            *setting = setting.replace(&before, &format!("BROKER://127.0.0.1:{after}"));
+        }
+        moved.port = after;
+        self.up_node(node);
+    }
+
+    /// A clean shutdown of one node.
+    pub fn stop_node(&self, node: usize) {
+        self.nodes[node - 1].signal("stop");
+    }
+
+    /// SIGKILL for one node.
+    pub fn kill_node(&self, node: usize) {
+        self.nodes[node - 1].signal("kill");
+    }
+
+    /// The node that leads the first partition of a topic.
+    pub fn leader(&self, topic: &str) -> usize {
+        let described = self.admin_topic(&["--describe", "--topic", topic]);
+        let leader = described.split("Leader: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        leader.and_then(|node| node.parse().ok()).unwrap_or_else(|| panic!("no leader: {described}"))
+    }
+
+    /// A topic on as many nodes as there are, at most three.
+    pub fn create_topic(&self, topic: &str, partitions: &str) {
+        let replicas = self.nodes.len().min(3).to_string();
+        self.admin_topic(&[
+            "--create",
+            "--topic",
+            topic,
+            "--partitions",
+            partitions,
+            "--replication-factor",
+            &replicas,
+        ]);
+    }
+
+    /// Deletes a topic with all it holds.
+    pub fn delete_topic(&self, topic: &str) {
+        self.admin_topic(&["--delete", "--topic", topic]);
+    }
+
+    /// Gives a topic more partitions.
+    pub fn add_partitions(&self, topic: &str, partitions: &str) {
+        self.admin_topic(&["--alter", "--topic", topic, "--partitions", partitions]);
+    }
+
+    fn admin_topic(&self, arguments: &[&str]) -> String {
+        output(script("kafka").arg("admin").arg(&self.nodes[0].dir).arg("TopicCommand").args(arguments))
+    }
+}
+
+impl Node {
+    fn start(&self) -> Child {
+        let mut up = script("kafka");
+        // Tests that are killed leave no node behind.
+        up.env("FOREBAY_TEST_PID", std::process::id().to_string());
+        up.arg("up").arg(&self.dir).arg(self.port.to_string()).args(&self.settings);
+        up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits until the node serves; gives its address.
+    fn started(starting: Child) -> String {
+        let done = starting.wait_with_output().unwrap();
+        let complaints = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "kafka did not start: {complaints}");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    }
+
+    fn signal(&self, how: &str) {
+        output(script("kafka").arg(how).arg(&self.dir));
     }
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        let _ = script("kafka").arg("kill").arg(&self.dir).output();
+        for node in &self.nodes {
+            let _ = script("kafka").arg("kill").arg(&node.dir).output();
+        }
     }
 }
 

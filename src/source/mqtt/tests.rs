@@ -65,8 +65,14 @@ fn start(port: u16) -> Running {
                 commits_task.fetch_add(1, Ordering::SeqCst);
             },
         };
-        let mut source =
-            Source { name: "yard".into(), stream: "telemetry".into(), config, context: around, quiet_until: None };
+        let mut source = Source {
+            name: "yard".into(),
+            stream: "telemetry".into(),
+            config,
+            context: around,
+            quiet_until: None,
+            cut_larger: false,
+        };
         source.serve(&mqtt(port)).await;
     });
     Running { readings, safe, metrics, stop, commits, task }
@@ -214,6 +220,19 @@ impl Boundless {
         self.0.write_all(&packet).await.unwrap();
     }
 
+    /// The same with a payload of so many bytes, which need four bytes of remaining length.
+    async fn publish_large(&mut self, id: u16, payload_bytes: usize) -> std::io::Result<()> {
+        let topic = "sensors/a/data";
+        let length = 2 + topic.len() + 2 + payload_bytes;
+        let mut packet = vec![0x32];
+        packet.extend((0..4).map(|at| (length >> (7 * at) & 0x7f) as u8 | if at < 3 { 0x80 } else { 0 }));
+        packet.extend_from_slice(&[0, topic.len() as u8]);
+        packet.extend_from_slice(topic.as_bytes());
+        packet.extend_from_slice(&id.to_be_bytes());
+        packet.resize(packet.len() + payload_bytes, b'x');
+        self.0.write_all(&packet).await
+    }
+
     /// The first byte and the body of the next packet, all of which are short; `None` at the end of the connection.
     async fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 2];
@@ -262,5 +281,34 @@ async fn a_broker_without_a_limit_in_flight_is_served_in_rounds() {
         assert_eq!(number(&envelope), Value::Integer(i64::from(id)), "passed over and sent again, in order");
         queued(envelope, u64::from(id) - 1);
     }
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_memory_is_counted_and_lets_the_rest_pass() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut running = start(listener.local_addr().unwrap().port());
+    let mut broker = Boundless::accept(&listener).await;
+    // The session ends over it, perhaps before all of it is written.
+    let _ = broker.publish_large(1, 3 << 20).await;
+    assert!(broker.acknowledged().await.is_empty());
+    drop(broker);
+
+    // As a broker does with what was not acknowledged.
+    let mut broker = Boundless::accept(&listener).await;
+    broker.publish_large(1, 3 << 20).await.unwrap();
+    broker.publish(2).await;
+    let envelope = running.next().await;
+    assert_eq!(number(&envelope), Value::Integer(2));
+    queued(envelope, 0);
+    running.safe.send(Some(Position::new(1, 0))).unwrap();
+    let mut acknowledged = Vec::new();
+    while acknowledged.len() < 2 {
+        let (kind, body) = broker.packet().await.unwrap();
+        if kind >> 4 == 4 {
+            acknowledged.push(u16::from_be_bytes([body[0], body[1]]));
+        }
+    }
+    assert_eq!((acknowledged, running.errors("too_large")), (vec![1, 2], 1));
     running.end().await;
 }
