@@ -254,7 +254,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     }
     let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table));
     let window = queue.as_ref().map(|queue| queue.window);
-    let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, secrets));
+    let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, &streams, secrets));
     if !root.has("kafka") {
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }

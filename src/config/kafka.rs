@@ -8,11 +8,14 @@ use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Budget, Kafka, KafkaCompression, Sasl, Tls};
+use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Sasl, Stream, Tls};
 use super::secret::{self, Secrets};
 use super::storage;
 use super::tree::{Kind, quoted};
 
+/// Exactly once knows one cursor a stream, which newest-first has not.
+const NOT_WITH_EXACTLY_ONCE: &str =
+    "\"newest-first\", which does not go with kafka.delivery = \"exactly-once\"; allowed: \"oldest-first\"";
 /// Most properties in `[kafka.properties]`.
 const PROPERTIES_MAX: usize = 64;
 
@@ -21,6 +24,7 @@ pub(super) fn read(
     table: &Table<'_>,
     gateway: Option<&str>,
     window: Option<Duration>,
+    streams: &[Stream],
     secrets: Secrets<'_>,
 ) -> Option<Kafka> {
     let mut brokers = Vec::new();
@@ -58,7 +62,7 @@ pub(super) fn read(
             "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
         table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
     }
-    let drain = storage::drain_order(table);
+    let drain = read_drain(table, streams);
     let rate = storage::rate(table);
     let budget = table.table("budget", &BUDGET).map(|budget| read_budget(&budget));
     for key in ["delivery", "encoding"] {
@@ -97,6 +101,24 @@ fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
         }
     }
     Tls { ca: path("ca"), cert: path("cert"), key: path("key") }
+}
+
+fn read_drain(table: &Table<'_>, streams: &[Stream]) -> Option<DrainOrder> {
+    let drain = storage::drain_order(table);
+    if is_exactly_once(table) {
+        if drain == Some(DrainOrder::NewestFirst) {
+            table.error(&table.place_of("drain"), "drain", NOT_WITH_EXACTLY_ONCE.to_owned());
+        }
+        if let Some(stream) = streams.iter().find(|stream| stream.drain == Some(DrainOrder::NewestFirst)) {
+            let message = format!("stream {} has drain = {NOT_WITH_EXACTLY_ONCE}", quoted(&stream.name));
+            table.error(&table.place_of("delivery"), "delivery", message);
+        }
+    }
+    drain
+}
+
+fn is_exactly_once(table: &Table<'_>) -> bool {
+    matches!(table.get("delivery").map(|node| &node.kind), Some(Kind::Text(text)) if text == "exactly-once")
 }
 
 fn read_budget(table: &Table<'_>) -> Option<Budget> {

@@ -105,6 +105,12 @@ fn uplink(view: &View) -> Value {
         "state": status.state,
         "for_seconds": since / 1_000_000_000,
         "last_error": status.last_error,
+        "wire_bytes": view.metrics.uplink_wire_bytes.get(),
+        "budget": {
+            "day_bytes": view.metrics.uplink_budget_day_bytes.get(),
+            "month_bytes": view.metrics.uplink_budget_month_bytes.get(),
+            "exhausted": view.metrics.uplink_budget_exhausted.get() == 1,
+        },
         "held": status.held.iter().map(|(stream, why)| json!({ "stream": stream, "why": why })).collect::<Vec<_>>(),
     })
 }

@@ -116,7 +116,7 @@ impl Budget {
     }
 
     /// What has to be made durable now, if something has: before more is used than was said the last time.
-    pub fn to_save(&mut self, now: Now) -> Option<Used> {
+    pub fn take_unsaved(&mut self, now: Now) -> Option<Used> {
         self.turn(now);
         let step = self.step();
         let used = self.used;
@@ -265,7 +265,7 @@ mod tests {
     fn what_was_used_without_a_clock_counts_for_the_day_that_becomes_known_in_the_next_boot() {
         let mut budget = Budget::new(LIMITS, Used::default(), without_clock(0));
         budget.spend(5_000, without_clock(1));
-        let saved = budget.to_save(without_clock(1)).unwrap();
+        let saved = budget.take_unsaved(without_clock(1)).unwrap();
         let mut budget = Budget::new(LIMITS, saved, without_clock(0));
         assert_eq!(budget.left(9, 0, at(0)), 4_900);
         assert_eq!(budget.left(9, 0, at(12)), 10_000);
@@ -276,9 +276,9 @@ mod tests {
     fn the_same_day_goes_on_after_a_restart() {
         let mut budget = Budget::new(LIMITS, Used::default(), at(1));
         budget.spend(6_000, at(1));
-        let saved = budget.to_save(at(1)).unwrap();
+        let saved = budget.take_unsaved(at(1)).unwrap();
         assert_eq!(saved.day_bytes, 6_100, "a hundredth ahead");
-        assert_eq!(budget.to_save(at(1)), None);
+        assert_eq!(budget.take_unsaved(at(1)), None);
         let mut budget = Budget::new(LIMITS, saved, Now { boot_ns: 5, ..at(2) });
         assert_eq!(budget.left(9, 0, Now { boot_ns: 5, ..at(2) }), 3_900);
     }
@@ -302,7 +302,7 @@ mod tests {
                 now.wall_us = now.wall_us.map(|wall_us| wall_us + i64::try_from(pass_ns / 1_000).unwrap());
                 budget.spend(*bytes, now);
                 spent += bytes;
-                if let Some(used) = budget.to_save(now) {
+                if let Some(used) = budget.take_unsaved(now) {
                     saved = used;
                     writes += 1;
                 }

@@ -3,6 +3,7 @@
 //! The thread that sends is the only one that polls.
 
 mod metering;
+mod outlet;
 mod sending;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
 use super::health::Health;
-use super::lane::{Backoff, Event, Lane};
-use super::rate::{LinkRate, RateLimit};
-use super::reader::Reader;
-use super::timestamp::Timestamps;
+use super::lane::{Backoff, Event};
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
 use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
 use crate::metrics::{ByKind, ByStream, Metrics};
-use crate::queue::{Queue, StreamIndex};
+use crate::queue::Queue;
 use crate::reading::Position;
 use metering::Metering;
+use outlet::Outlet;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
@@ -38,20 +37,6 @@ const WIND_DOWN_MAX_NS: u64 = 10_000_000_000;
 const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// How long the last flush may take.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
-
-struct Outlet {
-    name: String,
-    topic: String,
-    priority: u8,
-    index: StreamIndex,
-    lane: Lane,
-    reader: Reader,
-    rate: RateLimit,
-    link: LinkRate,
-    /// Reported delivered since the link was last measured.
-    delivered_bytes: u64,
-    timestamps: Timestamps,
-}
 
 struct Drain<'a> {
     settings: Settings,
@@ -84,24 +69,7 @@ pub fn run(
     health: &Mutex<Health>,
 ) {
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
-    let mut outlets: Vec<Outlet> = settings
-        .streams
-        .iter()
-        .enumerate()
-        .map(|(index, stream)| Outlet {
-            name: stream.name.to_string(),
-            topic: stream.topic.clone(),
-            priority: stream.priority,
-            index: StreamIndex(index),
-            lane: Lane::new(backoff),
-            reader: Reader::new(StreamIndex(index), stream.drain.unwrap_or(settings.kafka.drain)),
-            rate: RateLimit::new(stream.rate),
-            link: LinkRate::default(),
-            delivered_bytes: 0,
-            timestamps: Timestamps::default(),
-        })
-        .collect();
-    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let outlets = outlet::all(&settings, backoff);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let kafka = &settings.kafka;

@@ -39,9 +39,7 @@ fn a_rate_in_bytes_holds_for_all_streams_together() {
 }
 
 fn budget(bench: &mut Bench) {
-    for (name, value) in [("statistics.interval.ms", "50")] {
-        bench.settings.kafka.properties.insert(name.into(), value.into());
-    }
+    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
     bench.settings.kafka.compression = KafkaCompression::None;
     bench.settings.kafka.budget =
         Some(Budget { day_bytes: Some(200_000), month_bytes: None, reserve_percent: 50, reserve_priority: 5 });

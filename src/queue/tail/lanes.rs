@@ -34,10 +34,9 @@ impl StreamState {
             let at = self.unread_from(end);
             self.add_mark(at, unborne);
         }
-        let mut retired = Retired::default();
-        retired.records = self.retire_blocks(lane.start, Position::from_packed(end.packed() - 1));
+        let records = self.retire_blocks(lane.start, Position::from_packed(end.packed() - 1));
         self.report_safe();
-        retired
+        Retired { records, ..Retired::default() }
     }
 
     /// Counts what leaves the blocks. Once all of them are done, nothing of them is held, whatever was counted.

@@ -125,7 +125,7 @@ impl Metering {
         let shown = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         metrics.uplink_budget_day_bytes.set(shown(used.day_bytes));
         metrics.uplink_budget_month_bytes.set(shown(used.month_bytes));
-        let Some(to_save) = budget.to_save(now) else { return };
+        let Some(to_save) = budget.take_unsaved(now) else { return };
         match save(&self.path, &to_save) {
             Ok(()) => self.save_failed = false,
             Err(error) if !std::mem::replace(&mut self.save_failed, true) => {
