@@ -187,6 +187,7 @@ impl StreamState {
             Some(before) => self.tail.get(before).map(|entry| entry.record.position),
             None => self.disk.last.max(self.sealing_through),
         };
+        self.handed.forget(dropped);
         self.mark(dropped, survivor_before, 1);
         self.dropped.send_modify(|ranges| ranges.add(dropped));
         self.report_safe();

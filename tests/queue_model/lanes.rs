@@ -129,6 +129,8 @@ struct World {
     ever_acknowledged: BTreeSet<Position>,
     read: BTreeSet<Position>,
     may_be_lost: BTreeSet<Position>,
+    /// It is the first life: what is counted is exact.
+    first_life: bool,
 }
 
 impl World {
@@ -148,10 +150,19 @@ impl World {
             ever_acknowledged: BTreeSet::new(),
             read: BTreeSet::new(),
             may_be_lost: BTreeSet::new(),
+            first_life: true,
         }
     }
 
     fn apply(&mut self, step: &Step) {
+        self.act(step);
+        if self.first_life {
+            let waiting = (self.given.len() - self.acknowledged.len()) as u64;
+            assert_eq!(self.queue.status().streams[0].records, waiting, "after {step:?}");
+        }
+    }
+
+    fn act(&mut self, step: &Step) {
         match *step {
             Step::Push(records) => {
                 for _ in 0..records {
@@ -217,6 +228,7 @@ impl World {
     fn reopen(&mut self) {
         self.queue = self.ground.start(&self.disk, &self.settings, &self.clock);
         self.reader = Reader::default();
+        self.first_life = false;
     }
 
     fn finish(mut self) {

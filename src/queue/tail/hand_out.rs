@@ -23,7 +23,7 @@ impl StreamState {
                 taken.push(Record::clone(&entry.record));
             }
         }
-        self.hand_out(at, &mut taken, false);
+        self.hand_out(at, &mut taken);
         taken
     }
 
@@ -49,12 +49,12 @@ impl StreamState {
             bytes += more;
             taken.push(record.clone());
         }
-        self.hand_out(at, &mut taken, true);
+        self.hand_out(at, &mut taken);
         taken
     }
 
     /// Puts the marks on those that bear them and remembers what was handed out.
-    fn hand_out(&mut self, at: Position, taken: &mut [Record], from_block: bool) {
+    fn hand_out(&mut self, at: Position, taken: &mut [Record]) {
         let lane = self.lanes.lane_at(at);
         // A mark in front of a lane belongs to its first record at all.
         let mut after = if at <= lane.next { lane.start } else { at };
@@ -63,6 +63,6 @@ impl StreamState {
             record.skipped += marks.map(|(_, count)| count).sum::<u64>();
             after = record.position.next();
         }
-        self.handed.note(taken, from_block, &self.lanes);
+        self.handed.note(taken, &self.lanes);
     }
 }

@@ -1,5 +1,5 @@
 //! What of a stream was handed to a reader: how far in each lane, so that marks are put where nobody has read yet, and
-//! which of it came from blocks, so that acknowledgements can be counted.
+//! how many records, so that acknowledgements can be counted.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::reading::{Position, Record};
 /// Most ranges remembered for counting; more are added up in the one before.
 const RANGES_MAX: usize = 1024;
 
-/// Records of one range of positions that were read from blocks and are not acknowledged; only counts depend on it.
+/// Records of one range of positions that were read and are not acknowledged; only counts depend on it.
 #[derive(Debug)]
 struct Range {
     last: Position,
@@ -27,7 +27,7 @@ pub(super) struct Handed {
 
 impl Handed {
     /// Records of one or more lanes were handed out.
-    pub(super) fn note(&mut self, taken: &[Record], from_blocks: bool, lanes: &Lanes) {
+    pub(super) fn note(&mut self, taken: &[Record], lanes: &Lanes) {
         let mut rest = taken;
         while let Some(first) = rest.first() {
             let lane = lanes.lane_at(first.position);
@@ -36,29 +36,38 @@ impl Handed {
                 let before = self.through(lane.start, lane.end);
                 self.highest.retain(|position| *position < lane.start || lane.end <= *position);
                 self.highest.push(last.position.max(before.unwrap_or_default()));
-                if from_blocks {
-                    self.note_range(mine, last.position);
-                }
+                self.note_ranges(mine);
             }
             rest = others;
         }
     }
 
-    fn note_range(&mut self, taken: &[Record], last: Position) {
-        let full = self.ranges.len() >= RANGES_MAX;
-        let before = self.ranges.range_mut(..=last).next_back().map(|(_, range)| range);
-        let known = before.as_ref().map(|range| range.last);
-        let new = taken.iter().filter(|record| known.is_none_or(|known| record.position > known));
-        let (Some(first), records) = (new.clone().next().map(|record| record.position), new.count() as u64) else {
-            return;
-        };
-        match before {
-            Some(range) if full => {
-                range.last = last;
-                range.records += records;
+    /// Remembers those that are not in a range yet; what lies between such ranges was read before lanes became one.
+    fn note_ranges(&mut self, taken: &[Record]) {
+        let mut new: Option<(Position, Range)> = None;
+        for record in taken {
+            let position = record.position;
+            if self.ranges.range(..=position).next_back().is_some_and(|(_, range)| range.last >= position) {
+                self.add_range(new.take());
+                continue;
             }
-            _ => {
-                self.ranges.insert(first, Range { last, records });
+            let (_, range) = new.get_or_insert((position, Range { last: position, records: 0 }));
+            range.last = position;
+            range.records += 1;
+        }
+        self.add_range(new);
+    }
+
+    fn add_range(&mut self, new: Option<(Position, Range)>) {
+        let Some((first, new)) = new else { return };
+        let full = self.ranges.len() >= RANGES_MAX;
+        match self.ranges.range_mut(..first).next_back().filter(|_| full) {
+            Some((_, before)) => {
+                before.last = new.last;
+                before.records += new.records;
+            }
+            None => {
+                self.ranges.insert(first, new);
             }
         }
     }
@@ -68,7 +77,7 @@ impl Handed {
         self.highest.iter().copied().filter(|position| start <= *position && *position < end).max()
     }
 
-    /// Records read from blocks that an acknowledgement of this range, both ends included, takes out.
+    /// Records read that an acknowledgement of this range, both ends included, takes out.
     pub(super) fn retire(&mut self, from: Position, through: Position) -> u64 {
         let mut retired = 0;
         let before = self.ranges.range(..from).next_back().filter(|(_, range)| range.last >= from);
@@ -93,6 +102,15 @@ impl Handed {
             self.ranges.remove(&first);
         }
         retired
+    }
+
+    /// The record at this position is gone for another reason.
+    pub(super) fn forget(&mut self, position: Position) {
+        if let Some((_, range)) =
+            self.ranges.range_mut(..=position).next_back().filter(|(_, range)| range.last >= position)
+        {
+            range.records = range.records.saturating_sub(1);
+        }
     }
 
     /// Everything through here is gone for another reason.
@@ -128,7 +146,7 @@ mod tests {
         lanes.split_last(at(100));
         let mut handed = Handed::default();
         for (first, last) in [(100, 120), (0, 30), (120, 140), (30, 50), (20, 40), (110, 150)] {
-            handed.note(&records(first..last), true, &lanes);
+            handed.note(&records(first..last), &lanes);
         }
         assert_eq!(handed.through(at(0), at(100)), Some(at(49)), "the highest, whatever was read again");
         assert_eq!(handed.through(at(100), Position::END), Some(at(149)));
@@ -143,8 +161,9 @@ mod tests {
         let mut lanes = Lanes::from_cursor(at(0));
         lanes.split_last(at(10));
         let mut handed = Handed::default();
-        handed.note(&records(0..20), false, &lanes);
+        handed.note(&records(0..20), &lanes);
         assert_eq!((handed.through(at(0), at(10)), handed.through(at(10), at(99))), (Some(at(9)), Some(at(19))));
-        assert_eq!(handed.retire(at(0), at(19)), 0, "from memory");
+        handed.forget(at(12));
+        assert_eq!(handed.retire(at(0), at(19)), 19);
     }
 }

@@ -13,8 +13,8 @@ impl StreamState {
         let Some(floor) = self.lanes.ack_range(from, through) else { return Retired::default() };
         // A mark in front of a lane is borne by its first record, one inside by the next: all of these are delivered.
         self.marks.retain(|(at, _)| *at < floor || *at > through);
-        let mut retired = Retired { records: self.retire_blocks(floor, through), ..Retired::default() };
-        self.retire_tail(floor, through, &mut retired);
+        let mut retired = self.retire_tail(floor, through);
+        retired.records += self.retire_blocks(floor, through, retired.records);
         self.report_safe();
         retired
     }
@@ -34,14 +34,15 @@ impl StreamState {
             let at = self.unread_from(end);
             self.add_mark(at, unborne);
         }
-        let records = self.retire_blocks(lane.start, Position::from_packed(end.packed() - 1));
+        let records = self.retire_blocks(lane.start, Position::from_packed(end.packed() - 1), 0);
         self.report_safe();
         Retired { records, ..Retired::default() }
     }
 
-    /// Counts what leaves the blocks. Once all of them are done, nothing of them is held, whatever was counted.
-    fn retire_blocks(&mut self, from: Position, through: Position) -> u64 {
-        let mut records = self.handed.retire(from, through);
+    /// Counts what leaves the blocks: all that was read but what was still in the tail. Once all blocks are done, nothing
+    /// of them is held, whatever was counted.
+    fn retire_blocks(&mut self, from: Position, through: Position, of_tail: u64) -> u64 {
+        let mut records = self.handed.retire(from, through).saturating_sub(of_tail);
         if self.disk.last.is_some_and(|last| last < self.lanes.cursor()) {
             records = self.disk.records;
         }
@@ -51,7 +52,8 @@ impl StreamState {
     }
 
     /// Takes what is delivered out of the tail, wherever it stands.
-    fn retire_tail(&mut self, from: Position, through: Position, retired: &mut Retired) {
+    fn retire_tail(&mut self, from: Position, through: Position) -> Retired {
+        let mut retired = Retired::default();
         let mut note = |entry: &Entry| {
             retired.records += 1;
             retired.tail_bytes += entry.bytes;
@@ -63,6 +65,7 @@ impl StreamState {
             self.tail.drain(first..behind).for_each(|entry| note(&entry));
         }
         self.tail_bytes -= retired.tail_bytes;
+        retired
     }
 
     /// The smallest position at or after `at` from which on nothing of its lane was handed out: a mark put there is
