@@ -69,6 +69,7 @@ fn push(criterion: &mut Criterion) {
         queue: config::Queue {
             quota_bytes: Some(64 << 20),
             window: std::time::Duration::from_secs(1),
+            window_outage: std::time::Duration::from_secs(1),
             tail_bytes_max: 4 << 20,
             compression: Compression::Zstd,
         },

@@ -26,6 +26,7 @@
 //! | [`queue`] | store-and-forward on sled |
 //! | [`mqtt`] | the local broker: session, publisher, outbox |
 //! | [`kafka`] | the only rdkafka code: client, settings, error classes, consumer |
+//! | [`registry`] | a Schema Registry over HTTP |
 //! | [`uplink`] | drains streams into Kafka |
 //! | [`status`] | `/metrics`, `/healthz`, `/readyz`, `/status` and a page |
 //! | [`backoff`] | delays between tries |
@@ -70,6 +71,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod queue;
 pub mod reading;
+pub mod registry;
 pub mod source;
 pub mod status;
 pub mod uplink;

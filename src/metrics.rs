@@ -85,6 +85,8 @@ metrics! {
     records_acknowledged: Family<ByStream, Counter>, "records_acknowledged";
     /// Records removed without acknowledgement, by reason; each is marked by `skipped` in the next one
     records_dropped: Family<ByStreamAndReason, Counter>, "records_dropped";
+    /// Records thinned out to make room; each is marked by `skipped` and `thinned` in the next one
+    records_thinned: Family<ByStream, Counter>, "records_thinned";
     /// Records put into the dead-letter file, by reason
     records_set_aside: Family<ByStreamAndReason, Counter>, "records_set_aside";
     /// Records found missing at recovery that nothing explains
@@ -145,6 +147,8 @@ metrics! {
     uplink_watchdog_rebuilds: Counter, "uplink_watchdog_rebuilds";
     /// Renewals of TLS files by result (`applied`, `refused`)
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
+    /// Requests for a schema by result (`registered`, `refused`, `unreachable`, `unintelligible`, `too_many_fields`)
+    uplink_schema_requests: Family<ByKind, Counter>, "uplink_schema_requests";
     /// Whether the local broker is connected
     mqtt_up: Gauge, "mqtt_up";
     /// Connections to the local broker after the first

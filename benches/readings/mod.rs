@@ -32,6 +32,7 @@ fn record(seq: u64, source: &str, device: &str, fields: Vec<Field>) -> Record {
     Record {
         position: Position::new(17, seq),
         skipped: 0,
+        thinned: 0,
         stamp: Stamp {
             boot_ns: 3_600_000_000_000 + seq * 1_000_000_000 + seq * 7_919 % 400_000,
             wall_us: NOON_US + seq as i64 * 1_000_000 + (seq * 7_919 % 400) as i64,

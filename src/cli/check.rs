@@ -30,19 +30,18 @@ pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(EXIT_CONFIGURATION))
         }
         Ok(loaded) => {
-            for warning in &loaded.warnings {
+            let written = loaded.warnings.iter().map(ToString::to_string);
+            let warnings: Vec<String> = written.chain(machine_warnings(&loaded.config)).collect();
+            for warning in &warnings {
                 eprintln!("warning: {warning}");
             }
-            for warning in machine_warnings(&loaded.config) {
-                eprintln!("warning: {warning}");
-            }
-            println!("{}", summary(&loaded.config));
+            println!("{}", summary(&loaded.config, warnings.len()));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn summary(config: &Config) -> String {
+fn summary(config: &Config, warnings: usize) -> String {
     let readings_go = match (&config.mqtt, &config.kafka) {
         (Some(_), Some(_)) => "to the local broker and to Kafka",
         (Some(_), None) => "to the local broker",
@@ -51,8 +50,12 @@ fn summary(config: &Config) -> String {
     };
     let (sources, streams) = (config.sources.len(), config.streams.len());
     let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let warned = match warnings {
+        0 => String::new(),
+        count => format!("; {count} warning{}", plural(count)),
+    };
     format!(
-        "ok: {sources} source{}, {streams} stream{}, readings of {} go {readings_go}",
+        "ok: {sources} source{}, {streams} stream{}, readings of {} go {readings_go}{warned}",
         plural(sources),
         plural(streams),
         config.gateway.id

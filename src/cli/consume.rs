@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{EXIT_CONFIGURATION, EXIT_FAILURE};
-use crate::config::{Kafka, KafkaCompression};
+use crate::config::{Form, Kafka, KafkaCompression, Stream};
 use crate::kafka::Start;
 
 const EXAMPLES: &str = "\
@@ -80,8 +80,10 @@ pub(super) fn run(arguments: &ConsumeArguments) -> anyhow::Result<ExitCode> {
             }
         };
         let kafka = config.kafka.with_context(|| format!("{} has no [kafka] section", path.display()))?;
-        let topics = config.streams.into_iter().map(|stream| stream.topic).collect();
-        (kafka, if arguments.topic.is_empty() { topics } else { arguments.topic.clone() })
+        let topics = config.streams.iter().map(|stream| stream.topic.clone()).collect();
+        let topics = if arguments.topic.is_empty() { topics } else { arguments.topic.clone() };
+        refuse_other_forms(&kafka, &config.streams, &topics)?;
+        (kafka, topics)
     } else {
         (plain(&arguments.brokers), arguments.topic.clone())
     };
@@ -103,6 +105,21 @@ pub(super) fn run(arguments: &ConsumeArguments) -> anyhow::Result<ExitCode> {
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
+/// The account is taken of whole records in JSON; of anything else it would be wrong.
+fn refuse_other_forms(kafka: &Kafka, streams: &[Stream], topics: &[String]) -> anyhow::Result<()> {
+    for stream in streams.iter().filter(|stream| topics.contains(&stream.topic)) {
+        let form = kafka.output.form(&stream.name);
+        anyhow::ensure!(
+            form == Form::default(),
+            "topic {:?} is written as {} and {}; only json and wide can be read here: name other topics with --topic",
+            stream.topic,
+            form.encoding.as_str(),
+            form.shape.as_str()
+        );
+    }
+    Ok(())
+}
+
 /// Brokers without encryption or login, as `--brokers` means them.
 fn plain(brokers: &[String]) -> Kafka {
     Kafka {
@@ -117,6 +134,7 @@ fn plain(brokers: &[String]) -> Kafka {
         rate: Default::default(),
         budget: None,
         properties: [].into(),
+        output: Default::default(),
     }
 }
 
@@ -163,6 +181,16 @@ fn parse_start(text: &str) -> Result<Start, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn topics_in_other_forms_are_not_read() {
+        let text = "[[stream]]\nname = \"a\"\nshape = \"narrow\"\n[kafka]\nbrokers = [\"k:1\"]";
+        let config = crate::config::parse(text, Path::new("forebay.toml")).unwrap().config;
+        let kafka = config.kafka.unwrap();
+        assert!(refuse_other_forms(&kafka, &config.streams, &["telemetry".into()]).is_ok());
+        let error = refuse_other_forms(&kafka, &config.streams, &["telemetry".into(), "a".into()]).unwrap_err();
+        assert!(error.to_string().contains("\"a\" is written as json and narrow"), "{error}");
+    }
 
     #[test]
     fn reading_begins_at_the_beginning_or_at_a_time_with_its_zone() {

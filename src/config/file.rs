@@ -9,11 +9,11 @@ use super::keys::{CLOCK, GATEWAY, INCLUDED, KAFKA, MQTT, QUEUE, ROOT, STATUS, Se
 use super::ports::may_be_one;
 use super::problem::{Errors, Place, Problem, Report};
 use super::reader::Table;
-use super::resolved::{Config, Modbus, ModbusConnect, Port, SourceKind};
+use super::resolved::{Config, Kafka, Modbus, ModbusConnect, Port, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
-use super::{broker, gateway, kafka, storage};
+use super::{broker, flash, gateway, kafka, output, storage, thinning};
 
 /// Longest configuration file in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -230,8 +230,8 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     }
     let gateway = gateway_table.as_ref().and_then(gateway::read);
     let gateway_id = gateway.as_ref().map(|gateway| &*gateway.id);
-    let (streams, stream_names) =
-        storage::streams(&collected(&root, &others, "stream", 2 * super::STREAMS_MAX), report);
+    let written_streams = collected(&root, &others, "stream", 2 * super::STREAMS_MAX);
+    let (streams, stream_names, forms) = storage::streams(&written_streams, report);
     let mqtt_table = root.table("mqtt", &MQTT);
     let (mqtt, publications) = match &mqtt_table {
         Some(table) => broker::read(table, gateway_id, secrets),
@@ -252,12 +252,24 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if sources.is_empty() {
         report.warning(&root.at, "source", "no source is enabled; nothing will be recorded");
     }
-    let queue = section("queue", &QUEUE).and_then(|table| storage::queue(&table));
-    let window = queue.as_ref().map(|queue| queue.window);
-    let kafka = root.table("kafka", &KAFKA).map(|table| kafka::read(&table, gateway_id, window, &streams, secrets));
+    let queue_table = section("queue", &QUEUE);
+    let queue = queue_table.as_ref().and_then(storage::queue);
+    let kafka_table = root.table("kafka", &KAFKA);
+    let kafka = kafka_table.as_ref().map(|table| {
+        let around = output::Surroundings { streams: &streams, written: &forms, tags: &tags, sources: &sources };
+        let output = output::read(table, &around, secrets);
+        Some(Kafka { output: output?, ..kafka::read(table, gateway_id, &streams, secrets)? })
+    });
+    if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
+        (&queue_table, &queue, &kafka_table, &kafka)
+    {
+        let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once: false };
+        flash::warn(table, queue.window, &uplink);
+    }
     if !root.has("kafka") {
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }
+    thinning::warn(&written_streams, &streams, queue.as_ref(), &sources, report);
     root.table("clock", &CLOCK);
     let status = section("status", &STATUS).and_then(|table| storage::status(&table));
     Some(Config {

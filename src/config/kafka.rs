@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Sasl, Stream, Tls};
+use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Output, Sasl, Stream, Tls};
 use super::secret::{self, Secrets};
 use super::storage;
 use super::tree::{Kind, quoted};
@@ -23,7 +22,6 @@ const PROPERTIES_MAX: usize = 64;
 pub(super) fn read(
     table: &Table<'_>,
     gateway: Option<&str>,
-    window: Option<Duration>,
     streams: &[Stream],
     secrets: Secrets<'_>,
 ) -> Option<Kafka> {
@@ -55,19 +53,10 @@ pub(super) fn read(
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    if let (Some(linger), Some(window)) = (linger, window)
-        && linger > window / 10
-    {
-        let message =
-            "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
-        table.report.warning(&table.place_of("linger"), table.path_of("linger"), message);
-    }
     let drain = read_drain(table, streams);
     let rate = storage::rate(table);
     let budget = table.table("budget", &BUDGET).map(|budget| read_budget(&budget));
-    for key in ["delivery", "encoding"] {
-        table.word(key);
-    }
+    table.word("delivery");
     let properties = read_properties(table);
     Some(Kafka {
         brokers,
@@ -87,6 +76,7 @@ pub(super) fn read(
             None => None,
         },
         properties,
+        output: Output::default(),
     })
 }
 

@@ -96,10 +96,10 @@ const fn later(name: &'static str, meaning: &'static str) -> Key {
 
 pub(super) use local::{CLOCK, GATEWAY, INCLUDED, MQTT, OUTBOX, QUEUE, RETENTION, ROOT, STATUS, STREAM};
 pub(super) use sources::{COLUMN, GNSS, MODBUS, MQTT_SOURCE, REGISTER, RTU, SERIAL, SIMULATED, SOURCE, TYPES, UNIT};
-pub(super) use uplink::{BUDGET, KAFKA, RATE, SASL, TLS};
+pub(super) use uplink::{BUDGET, KAFKA, RATE, REGISTRY, SASL, TLS};
 
 /// All sections in the order of the reference page.
-pub(super) const SECTIONS: [&Section; 25] = [
+pub(super) const SECTIONS: [&Section; 26] = [
     &ROOT,
     &INCLUDED,
     &GATEWAY,
@@ -119,6 +119,7 @@ pub(super) const SECTIONS: [&Section; 25] = [
     &STREAM,
     &RETENTION,
     &KAFKA,
+    &REGISTRY,
     &TLS,
     &SASL,
     &RATE,

@@ -5,11 +5,13 @@
 
 mod broker;
 mod file;
+mod flash;
 mod gateway;
 mod kafka;
 mod keys;
 mod modbus;
 mod names;
+mod output;
 mod owned_properties;
 mod ports;
 mod problem;
@@ -19,6 +21,7 @@ mod resolved;
 mod secret;
 mod source;
 mod storage;
+mod thinning;
 mod tree;
 mod units;
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::reading::Name;
 
+mod output;
 mod sources;
 
+pub use output::*;
 pub use sources::*;
 
 /// Everything `forebay run` needs.
@@ -102,6 +104,8 @@ pub struct Queue {
     pub quota_bytes: Option<u64>,
     /// Durability window: what a power cut may cost, counted from hand-over to the queue.
     pub window: Duration,
+    /// The same once the uplink has been down for 60 s; at least `window`.
+    pub window_outage: Duration,
     /// Most memory for records that are not on disk.
     pub tail_bytes_max: usize,
     /// Of sealed blocks.
@@ -168,6 +172,8 @@ pub enum WhenFull {
     DropOldest,
     /// New records are refused: MQTT publishers are not acknowledged, polled values are skipped and counted.
     RejectNewest,
+    /// Old records are thinned out; where that gains nothing more, the oldest make room.
+    Thin,
 }
 
 /// When a stream's records are made durable.
@@ -205,6 +211,8 @@ pub struct Kafka {
     pub budget: Option<Budget>,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
+    /// How records are written into messages.
+    pub output: Output,
 }
 
 /// A limit on how fast records are sent; `None`: as fast as the link takes them.

@@ -1,9 +1,11 @@
 //! `[queue]`, `[[stream]]` and `[status]`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::keys::{RATE, RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
+use super::output::WrittenForm;
 use super::problem::Report;
 use super::reader::Table;
 use super::resolved::{
@@ -18,6 +20,7 @@ pub(super) const TELEMETRY: &str = "telemetry";
 pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
     let quota_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
     let window = table.duration("window");
+    let window_outage = window_outage(table, window);
     let tail_bytes_max = table.size("tail-bytes");
     let compression = match table.word("compression") {
         Some("none") => Some(Compression::None),
@@ -28,18 +31,35 @@ pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
     Some(Queue {
         quota_bytes: quota_bytes?,
         window: window?,
+        window_outage: window_outage?,
         tail_bytes_max: tail_bytes_max?,
         compression: compression?,
     })
 }
 
-/// The streams, `telemetry` first unless it is written, and their names (also of those that are wrong otherwise).
-pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stream>, Vec<String>) {
+/// The window of an outage; not shorter than that of every day.
+fn window_outage(table: &Table<'_>, window: Option<Duration>) -> Option<Duration> {
+    if !table.has("window-outage") {
+        return window;
+    }
+    let written = table.duration("window-outage")?;
+    if window.is_some_and(|window| written < window) {
+        table.refuse("window-outage", "is shorter than queue.window");
+        return None;
+    }
+    Some(written)
+}
+
+/// The streams, `telemetry` first unless it is written, their names (also of those that are wrong otherwise), and what
+/// they say about their messages.
+pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stream>, Vec<String>, Vec<WrittenForm>) {
     let mut taken = Vec::new();
+    let mut forms = Vec::new();
     let mut streams = Vec::new();
     for (node, path) in written {
         let Some(table) = Table::new(node, path.clone(), &STREAM, report) else { continue };
         let stream = stream(&table, &mut taken);
+        forms.extend(stream.as_ref().map(|stream| WrittenForm::read(&table, stream)));
         if taken.len() == STREAMS_MAX + 1 {
             table.error(&table.at, "name", format!("is stream {}; allowed: at most {STREAMS_MAX}", STREAMS_MAX + 1));
         }
@@ -69,7 +89,7 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
             },
         );
     }
-    (streams, taken)
+    (streams, taken, forms)
 }
 
 fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
@@ -92,7 +112,6 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         None => Some(Retention::default()),
     };
     let drain = if table.has("drain") { drain_order(table) } else { None };
-    table.word("encoding");
     Some(Stream {
         name: name?.into(),
         topic: topic?,
@@ -129,6 +148,7 @@ fn retention(table: &Table<'_>) -> Option<Retention> {
     let age = if table.has("age") { table.duration("age").map(Some) } else { Some(None) };
     let when_full = match table.word("when-full") {
         Some("reject-newest") => Some(WhenFull::RejectNewest),
+        Some("thin") => Some(WhenFull::Thin),
         Some(_) => Some(WhenFull::DropOldest),
         None => None,
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
@@ -45,6 +46,8 @@ pub struct Outgoing<'a> {
     pub key: &'a str,
     /// The encoded record.
     pub payload: &'a [u8],
+    /// Names and values, UTF-8.
+    pub headers: &'a [(&'a str, &'a str)],
     /// `CreateTime` in milliseconds since 1970 UTC; at least 1, as 0 means "now" to the client.
     pub timestamp_ms: i64,
     /// Comes back in the [`Report`].
@@ -234,6 +237,7 @@ impl Producer {
             .key(record.key)
             .payload(record.payload)
             .timestamp(record.timestamp_ms.max(1));
+        let base = if record.headers.is_empty() { base } else { base.headers(owned_headers(record.headers)) };
         match self.inner.send(base) {
             Ok(()) => Ok(()),
             Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => Err(SendError::Full),
@@ -268,6 +272,11 @@ impl Producer {
     pub fn fatal_error(&self) -> Option<String> {
         self.inner.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
     }
+}
+
+fn owned_headers(headers: &[(&str, &str)]) -> OwnedHeaders {
+    let owned = OwnedHeaders::new_with_capacity(headers.len());
+    headers.iter().fold(owned, |owned, (key, value)| owned.insert(Header { key, value: Some(*value) }))
 }
 
 pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientConfig, ClientError> {

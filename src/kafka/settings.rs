@@ -175,6 +175,7 @@ mod tests {
             rate: Default::default(),
             budget: None,
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
+            output: Default::default(),
         }
     }
 

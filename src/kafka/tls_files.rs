@@ -96,6 +96,7 @@ mod tests {
             rate: Default::default(),
             budget: None,
             properties: [].into(),
+            output: Default::default(),
         }
     }
 

@@ -46,6 +46,8 @@ const CODEC_MASK: u16 = 0b11;
 const CODEC_NONE: u16 = 0;
 const CODEC_LZ4: u16 = 1;
 const CODEC_ZSTD: u16 = 2;
+/// Each record of the body says how many of its skipped ones were thinned out.
+const FLAG_THINNED: u16 = 0b100;
 /// Key id and nonce of a version 1 header.
 const RESERVED: std::ops::Range<usize> = 100..128;
 const NO_POSITION: u64 = u64::MAX;
@@ -146,7 +148,9 @@ pub enum FrameError {
 ///
 /// Its names are counted in full, as if no other record of the block shared them.
 pub fn record_bytes(record: &Record) -> usize {
-    const FIXED: usize = 10 + 10 + 10 + 10 + 1 + 3 + 3 + 3;
+    const FIXED: usize = 10 + 10 + 1 + 10 + 10 + 1 + 3 + 3 + 3;
+    // Beside other thinned ones a record that says zero takes one byte.
+    let thinned = if record.thinned > 0 { 9 } else { 0 };
     let fields = record.fields.iter().map(|field| {
         let value = match &field.value {
             Value::Text(text) => text.len() + 5,
@@ -154,7 +158,7 @@ pub fn record_bytes(record: &Record) -> usize {
         };
         field.name.len() + 3 + 3 + 1 + value
     });
-    FIXED + record.source.len() + record.device.len() + 6 + fields.sum::<usize>()
+    FIXED + thinned + record.source.len() + record.device.len() + 6 + fields.sum::<usize>()
 }
 
 /// Seals records (ascending, one run, at least one) into one block.
@@ -170,7 +174,8 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
     for name in [&context.stream, &context.lineage.gateway] {
         ensure!(name.len() <= NAME_BYTES_MAX, "name {name:?} has {} bytes, limit is {NAME_BYTES_MAX}", name.len());
     }
-    let plain = v1::encode(records)?;
+    let with_thinned = records.iter().any(|record| record.thinned > 0);
+    let plain = v1::encode(records, with_thinned)?;
     ensure!(
         plain.len() <= PLAIN_BYTES_MAX,
         "block of {} records has {} bytes before compression, limit is {PLAIN_BYTES_MAX}",
@@ -189,7 +194,8 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
         cursor_at_seal: context.cursor_at_seal,
         boot_ns: (boot_times().min().unwrap_or(0), boot_times().max().unwrap_or(0)),
     };
-    let bytes = frame(&header, codec, plain.len(), &body)?;
+    let flags = codec | if with_thinned { FLAG_THINNED } else { 0 };
+    let bytes = frame(&header, flags, plain.len(), &body)?;
     ensure!(
         bytes.len() <= BLOCK_BYTES_MAX,
         "block of {} records has {} bytes, limit is {BLOCK_BYTES_MAX}",
@@ -206,8 +212,14 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
 pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
     let (header, body) = parse_parts(&block.bytes)?;
     let plain_bytes = u32_at(&block.bytes, 16) as usize;
-    let plain = decompress(u16_at(&block.bytes, 24) & CODEC_MASK, body, plain_bytes)?;
-    v1::decode(&header, &plain)
+    let flags = u16_at(&block.bytes, 24);
+    let plain = decompress(flags & CODEC_MASK, body, plain_bytes)?;
+    v1::decode(&header, &plain, flags & FLAG_THINNED != 0)
+}
+
+/// Whether records of a whole frame tell of others that were thinned out.
+pub(crate) fn has_thinned(frame: &[u8]) -> bool {
+    frame.get(24..26).is_some_and(|flags| u16_at(flags, 0) & FLAG_THINNED != 0)
 }
 
 /// Reads one frame at the start of `bytes`, which may go on after it.
@@ -268,7 +280,9 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
 /// Whether a whole version 1 header uses what is reserved: a newer agent wrote it, it is not damage.
 fn uses_reserved(bytes: &[u8]) -> bool {
     let flags = u16_at(bytes, 24);
-    flags & !CODEC_MASK != 0 || flags & CODEC_MASK > CODEC_ZSTD || bytes[RESERVED].iter().any(|byte| *byte != 0)
+    flags & !(CODEC_MASK | FLAG_THINNED) != 0
+        || flags & CODEC_MASK > CODEC_ZSTD
+        || bytes[RESERVED].iter().any(|byte| *byte != 0)
 }
 
 /// Checks magic, lengths and CRC, which are the same in every version; gives header and frame length.
@@ -307,7 +321,7 @@ fn checksum(frame: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&frame[..20]), &frame[24..])
 }
 
-fn frame(header: &Header, codec: u16, plain_bytes: usize, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn frame(header: &Header, flags: u16, plain_bytes: usize, body: &[u8]) -> anyhow::Result<Vec<u8>> {
     let header_bytes = FIXED_BYTES + header.stream.len() + header.lineage.gateway.len();
     let mut out = Vec::with_capacity(header_bytes + body.len());
     out.extend_from_slice(&MAGIC);
@@ -316,7 +330,7 @@ fn frame(header: &Header, codec: u16, plain_bytes: usize, body: &[u8]) -> anyhow
     out.extend_from_slice(&u32::try_from(body.len())?.to_le_bytes());
     out.extend_from_slice(&u32::try_from(plain_bytes)?.to_le_bytes());
     out.extend_from_slice(&[0; 4]); // the CRC, below
-    out.extend_from_slice(&codec.to_le_bytes());
+    out.extend_from_slice(&flags.to_le_bytes());
     out.push(u8::try_from(header.stream.len())?);
     out.push(u8::try_from(header.lineage.gateway.len())?);
     out.extend_from_slice(&header.lineage.boot_index.to_le_bytes());

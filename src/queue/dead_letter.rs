@@ -243,6 +243,7 @@ mod tests {
         Record {
             position: Position::new(3, 5),
             skipped: 2,
+            thinned: 0,
             stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_123_456, trust: Trust::Gnss },
             source: "plc".into(),
             device: "boiler".into(),

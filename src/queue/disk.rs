@@ -152,6 +152,11 @@ impl Ballast {
         }
     }
 
+    /// Bytes that giving it up would free.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        used_bytes(&self.path, &|_| false)
+    }
+
     /// Deletes it, to free its space.
     pub(crate) fn give_up(&self) {
         // Missing is what is wanted; another failure shows as a disk that stays full.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use super::block::SealedBlock;
+use super::outage::Outage;
 use super::seal::Policy;
 use super::tail::{StreamControl, StreamState};
 use super::{PeekError, SetAsideError, Settings};
@@ -84,7 +85,7 @@ pub(super) struct Shared {
     pub(super) progress_bytes: u64,
     pub(super) progress_since_ns: Option<u64>,
     pub(super) pushes: u64,
-    pub(super) uplink_up: bool,
+    pub(super) outage: Outage,
     pub(super) undurable_age_max_ns: u64,
     pub(super) disk_bytes: u64,
     pub(super) quota_bytes: u64,
@@ -100,6 +101,7 @@ pub(super) struct StreamCounters {
     pub(super) dropped_quota: Counter,
     pub(super) dropped_size: Counter,
     pub(super) dropped_age: Counter,
+    pub(super) thinned: Counter,
 }
 
 pub(super) struct Inner {
@@ -148,7 +150,7 @@ impl Inner {
             progress_bytes: 0,
             progress_since_ns: None,
             pushes: 0,
-            uplink_up: false,
+            outage: Outage::from_start(clock()),
             undurable_age_max_ns: 0,
             disk_bytes: 0,
             quota_bytes: settings.queue.quota_bytes.unwrap_or_default(),
@@ -160,7 +162,7 @@ impl Inner {
             progress: Condvar::new(),
             pushed: Condvar::new(),
             pushed_watch: watch::Sender::new(0),
-            policy: Policy::new(settings.queue.window, settings.queue.tail_bytes_max),
+            policy: Policy::new(settings.queue.window, settings.queue.window_outage, settings.queue.tail_bytes_max),
             settings,
             lineage,
             run,
@@ -268,6 +270,7 @@ impl StreamCounters {
             dropped_quota: dropped("quota"),
             dropped_size: dropped("size"),
             dropped_age: dropped("age"),
+            thinned: metrics.records_thinned.get_or_create(&by_stream).clone(),
         }
     }
 }

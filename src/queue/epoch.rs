@@ -6,39 +6,43 @@
 
 mod ahead;
 pub(crate) mod database;
+mod reader;
 mod reclaim;
 mod rescue;
+mod room;
+mod thinning;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::block::{self, BLOCK_BYTES_MAX, FrameError, SEGMENT_BYTES, SealedBlock};
+use super::block::{BLOCK_BYTES_MAX, SEGMENT_BYTES, SealedBlock};
 use super::disk::{self, Ballast};
 use super::lane::Lanes;
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Held, OldestBlocks, StoreError};
+use super::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
 use database::Database;
+use reader::Reader;
 pub(crate) use writer::parse_name;
-use writer::{EPOCH_PREFIX, Writer, epoch_name, get_block};
+use writer::{EPOCH_PREFIX, Writer, epoch_name};
 
 /// Blocks of one epoch: 64 trees of eight.
 const EPOCH_BLOCKS_MAX: u64 = 512;
 /// What an append may take beside its blocks: sled's page headers, a new epoch's first pages, a summary.
 const APPEND_SLACK_BYTES: u64 = 256 * 1024;
-/// Databases kept open for reading.
-const READERS_MAX: usize = 2;
 
 /// One epoch as it is kept in memory: sums only, so that memory does not grow with the backlog.
 struct Epoch {
     generation: u32,
     dir: PathBuf,
     totals: Vec<Held>,
+    blocks: u32,
+    courses: Vec<thinning::Course>,
     disk_bytes: u64,
     /// Its database was compared with its raw bytes in this life of the agent.
     checked: bool,
@@ -61,7 +65,7 @@ pub struct EpochStore {
     ballast: Ballast,
     epochs: BTreeMap<u64, Epoch>,
     writer: Option<Writer>,
-    readers: Vec<(u64, Database)>,
+    readers: Vec<(u64, Reader)>,
     /// The block index of the closed epoch read last.
     index: Option<(u64, Vec<Entry>)>,
     next_number: u64,
@@ -151,36 +155,13 @@ impl EpochStore {
         self.index.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default()
     }
 
-    fn check_room(&self, needed_bytes: u64) -> Result<(), StoreError> {
-        let by_quota = self.quota_bytes.saturating_sub(self.disk_bytes());
-        let free_bytes = disk::free_bytes(&self.queue_dir)
-            .map_err(|error| failure("ask for free space", &self.queue_dir)(error.into()))?;
-        let reserve_bytes = disk::ballast_bytes(self.quota_bytes);
-        let left = by_quota.min(free_bytes.saturating_sub(reserve_bytes));
-        if needed_bytes <= left {
-            return Ok(());
-        }
-        let path = self.queue_dir.display().to_string();
-        Err(StoreError::Full {
-            needed_bytes,
-            free_bytes: left,
-            path,
-            outside: needed_bytes <= by_quota && free_bytes < reserve_bytes / 2,
-        })
-    }
-
-    /// Whether less is free than the reserve that appends leave untouched: others have filled the disk.
-    fn is_disk_full(&self) -> bool {
-        disk::free_bytes(&self.queue_dir).is_ok_and(|free| free < disk::ballast_bytes(self.quota_bytes))
-    }
-
     fn open_writer(&mut self) -> anyhow::Result<()> {
         let number = self.next_number;
         let dir = self.queue_dir.join(epoch_name(number, 0));
         let database = Database::open(&dir, SEGMENT_BYTES)?;
         // Never used again, also if the first append fails.
         self.next_number += 1;
-        self.epochs.insert(number, Epoch { generation: 0, dir, totals: Vec::new(), disk_bytes: 0, checked: true });
+        self.epochs.insert(number, Epoch::new(0, &dir, &[], true));
         self.writer = Some(Writer { number, database, entries: Vec::new(), bytes: 0, new: true });
         Ok(())
     }
@@ -194,8 +175,7 @@ impl EpochStore {
             Ok(summary::write(dir, &writer.entries)?)
         });
         if let Some(epoch) = self.epochs.get_mut(&number) {
-            epoch.totals = summary::totals(&writer.entries);
-            epoch.disk_bytes = disk::used_bytes(&epoch.dir, &|_| false);
+            *epoch = Epoch::new(epoch.generation, &epoch.dir, &writer.entries, true);
         }
         if closed.is_err() {
             self.writer = Some(writer);
@@ -256,57 +236,6 @@ impl EpochStore {
         Ok(found)
     }
 
-    /// Has the epoch compared with its raw bytes, before its index is used: a rescue changes the keys, and takes an
-    /// epoch away of which nothing is left.
-    fn check(&mut self, number: u64) -> anyhow::Result<()> {
-        if self.epochs.get(&number).is_none_or(|epoch| epoch.checked) {
-            return Ok(());
-        }
-        match self.reader(number).map(drop) {
-            Err(_) if !self.epochs.contains_key(&number) => Ok(()),
-            result => result,
-        }
-    }
-
-    fn get(&mut self, number: u64, entry: &Entry) -> anyhow::Result<Got> {
-        let value = match &mut self.writer {
-            Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key),
-            _ => get_block(self.reader(number)?, entry.key),
-        }?;
-        match value.as_deref().map(block::parse) {
-            Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
-                Ok(Got::Block(block))
-            }
-            Some(Err(FrameError::Newer { .. })) => {
-                self.mark_newer(number)?;
-                Ok(Got::Newer)
-            }
-            _ => Ok(Got::Damaged),
-        }
-    }
-
-    fn reader(&mut self, number: u64) -> anyhow::Result<&mut Database> {
-        if let Some(at) = self.readers.iter().position(|(of, _)| *of == number) {
-            let reader = self.readers.remove(at);
-            self.readers.push(reader);
-        } else {
-            while self.readers.len() >= READERS_MAX {
-                self.readers.remove(0);
-            }
-            let database = match self.open_checked(number) {
-                // sled writes when it opens, so it cannot be opened for reading on a full disk.
-                Err(_) if self.epochs.contains_key(&number) && self.is_disk_full() => {
-                    self.ballast.give_up();
-                    self.open_checked(number)?
-                }
-                result => result?,
-            };
-            self.readers.push((number, database));
-        }
-        let (_, database) = self.readers.last_mut().ok_or_else(|| anyhow::anyhow!("no reader"))?;
-        Ok(database)
-    }
-
     fn remove_epoch(&mut self, number: u64) -> Result<(), StoreError> {
         self.readers.retain(|(of, _)| *of != number);
         if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
@@ -360,6 +289,23 @@ impl BlockStore for EpochStore {
 
     fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError> {
         self.reclaim_emptiest(lanes, percent).map_err(failure("rewrite epoch", &self.queue_dir))
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        self.stream_epochs(stream)
+    }
+
+    fn blocks_of(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        lanes: &[(Name, Lanes)],
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        self.stream_blocks(stream, epochs, lanes).map_err(failure("read epochs", &self.queue_dir))
+    }
+
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        self.replace_blocks(replacement, lanes).map_err(failure("rewrite epochs", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

@@ -27,6 +27,7 @@ pub mod lane;
 mod lock;
 mod newest_first;
 mod open;
+mod outage;
 mod peek;
 pub mod recovery;
 mod retention;
@@ -38,6 +39,7 @@ pub mod store;
 mod store_thread;
 mod summary;
 mod tail;
+mod thin;
 mod types;
 
 use std::sync::Arc;
@@ -161,6 +163,7 @@ impl Queue {
         let record = Record {
             position: Position::ZERO,
             skipped: 0,
+            thinned: 0,
             stamp: record.stamp,
             source: record.source,
             device: record.device,
@@ -199,7 +202,7 @@ impl Queue {
         let queue = &mut shared.streams[stream.0];
         let position = queue.push(record, bytes, now_ns);
         let every_record = queue.every_record;
-        let crowded = shared.tail_bytes >= inner.policy.tail_bytes;
+        let crowded = shared.tail_bytes >= inner.policy.now(&shared.outage, now_ns).tail_bytes;
         shared.pushes += 1;
         let pushes = shared.pushes;
         drop(shared);
@@ -313,9 +316,14 @@ impl Queue {
         shared.pushes
     }
 
-    /// The uplink says whether it delivers, so that blocks sealed all the same are counted apart.
+    /// The uplink says whether it delivers: blocks sealed all the same are counted apart, and the window of an outage
+    /// ends.
     pub fn set_uplink_up(&self, up: bool) {
-        self.inner().lock().uplink_up = up;
+        let inner = self.inner();
+        let now_ns = inner.now_ns();
+        inner.lock().outage.set_up(up, now_ns);
+        // What waited for the longer window is due.
+        inner.store_wake.notify_one();
     }
 
     /// Whether the store failed for good or hangs: then only a restart of the process helps.

@@ -3,6 +3,8 @@
 //! A removal only moves the stream's lanes past its oldest blocks and makes that durable; the disk comes back with the
 //! epochs that hold nothing else, or by rewriting one. So a crash between the two loses nothing and brings nothing back.
 
+pub(super) mod thin;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +148,12 @@ fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
     if !whole {
         let lowest = found.iter().map(|(candidate, _)| candidate.priority).min();
         found.retain(|(candidate, _)| Some(candidate.priority) == lowest);
+        let turn = thin::turn(&driver.inner().lock(), &found.iter().filter_map(|(c, _)| c.index).collect::<Vec<_>>());
+        match turn {
+            thin::Turn::OfThinned(streams) if thin::any(driver, &streams)? => return Ok(true),
+            thin::Turn::OfThinned(_) => {}
+            thin::Turn::OfOthers(others) => found.retain(|(c, _)| c.index.is_none_or(|index| others.contains(&index))),
+        }
     }
     let Some(epoch) = found.iter().map(|(_, blocks)| blocks.epoch).min() else { return Ok(false) };
     found.retain(|(_, blocks)| blocks.epoch == epoch);
@@ -194,7 +202,7 @@ fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
     let mut shared = inner.lock();
     let Some(control) = shared.unconfigured.iter_mut().find(|control| control.stream == *name) else { return };
     control.lanes.remove_through(blocks.last);
-    let skipped = blocks.records + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
+    let skipped = blocks.records + blocks.skipped + control.skipped.iter().map(|(_, records)| records).sum::<u64>();
     control.skipped = vec![(blocks.last.next(), skipped)];
 }
 
@@ -208,7 +216,7 @@ fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
     };
     let mut shared = inner.lock();
     let queue = &mut shared.streams[stream];
-    queue.drop_from_disk(blocks.last, blocks.records);
+    queue.drop_from_disk(blocks);
     counter.inc_by(blocks.records);
     tracing::warn!(
         stream = %queue.name, first = %blocks.first, last = %blocks.last, records = blocks.records, "{why}"
@@ -219,6 +227,7 @@ fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
 pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
     let mut removed = false;
     for stream in 0..driver.inner().settings.streams.len() {
+        thin::for_size(driver, stream)?;
         for _ in 0..STEPS_MAX {
             let Some((name, lanes, bytes)) = excess(&driver.inner().lock(), stream) else { break };
             let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, &lanes, bytes))? else { break };
@@ -226,7 +235,11 @@ pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
             removed = true;
         }
     }
-    if removed { driver.save_cursors() } else { Ok(()) }
+    if removed {
+        driver.save_cursors()?;
+    }
+    thin::look(driver);
+    Ok(())
 }
 
 /// What a stream has to give up to be within its size.

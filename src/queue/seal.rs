@@ -18,6 +18,8 @@ const BLOCK_FULL_BYTES: usize = 28 * 1024;
 pub(super) struct Policy {
     /// Half the durability window: the other half is for the write itself.
     pub(super) seal_after: Duration,
+    /// The same once the uplink has been down for a while.
+    pub(super) seal_after_outage: Duration,
     /// Bytes of tail beyond which it is written whatever its age.
     pub(super) tail_bytes: usize,
     /// Most bytes of one group, so that the rest of the tail stays free for pushes while the store is busy.
@@ -25,8 +27,13 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(window: Duration, tail_bytes_max: usize) -> Self {
-        Self { seal_after: window / 2, tail_bytes: tail_bytes_max / 2, group_bytes: tail_bytes_max / 2 }
+    pub(super) fn new(window: Duration, window_outage: Duration, tail_bytes_max: usize) -> Self {
+        Self {
+            seal_after: window / 2,
+            seal_after_outage: window_outage / 2,
+            tail_bytes: tail_bytes_max / 2,
+            group_bytes: tail_bytes_max / 2,
+        }
     }
 
     /// What has to be sealed now, or when to look again.
@@ -116,7 +123,7 @@ pub(super) fn blocks(cut: &Cut) -> Blocks {
     let mut bytes = 0;
     for record in &cut.records {
         let more = block::record_bytes(record);
-        if !gathered.is_empty() && (bytes >= BLOCK_TARGET_BYTES || bytes + more > BLOCK_FULL_BYTES) {
+        if !gathered.is_empty() && is_full(bytes, more) {
             seal_or_split(&mut context, &gathered, &mut made);
             gathered.clear();
             bytes = 0;
@@ -130,8 +137,13 @@ pub(super) fn blocks(cut: &Cut) -> Blocks {
     made
 }
 
+/// Whether a block with so many uncompressed bytes is to be sealed before it takes `more`.
+pub(super) fn is_full(bytes: usize, more: usize) -> bool {
+    bytes >= BLOCK_TARGET_BYTES || bytes + more > BLOCK_FULL_BYTES
+}
+
 /// Seals, in halves where the whole is too large for one block.
-fn seal_or_split(context: &mut SealContext, records: &[Record], made: &mut Blocks) {
+pub(super) fn seal_or_split(context: &mut SealContext, records: &[Record], made: &mut Blocks) {
     match block::seal(context, records) {
         Ok(block) => {
             context.prev_last = Some(block.header.last);

@@ -48,6 +48,8 @@ pub struct OldestBlocks {
     pub last: Position,
     /// Records that are not done.
     pub records: u64,
+    /// Records that are gone already, as these tell.
+    pub skipped: u64,
     /// Bytes of the blocks.
     pub bytes: u64,
 }
@@ -67,6 +69,57 @@ pub struct Held {
     pub bytes: u64,
     /// Boot index and boot time of the oldest record.
     pub oldest: (u32, Duration),
+}
+
+/// What one epoch holds of a stream, as the planning of a rewrite needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEpoch {
+    /// Number of the epoch.
+    pub number: u64,
+    /// First position of the stream in it.
+    pub first: Position,
+    /// Last position of the stream in it.
+    pub last: Position,
+    /// Records of the stream.
+    pub records: u64,
+    /// Boot index and boot time of its oldest record.
+    pub oldest: (u32, Duration),
+    /// Boot index and boot time of the oldest record of its newest block.
+    pub newest: (u32, Duration),
+    /// Boot time from block to block, where both are of one boot, added up.
+    pub covered: Duration,
+    /// The last pass of thinning that the stream has seen here; 0: none.
+    pub pass: u32,
+    /// Bytes of all blocks of the epoch, of whatever stream.
+    pub epoch_bytes: u64,
+    /// Blocks of the epoch, of whatever stream.
+    pub epoch_blocks: u32,
+    /// It is not being written, and all that is in it can be read.
+    pub rewritable: bool,
+}
+
+/// The epochs that hold something of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamEpochs {
+    /// In the order of their numbers.
+    pub epochs: Vec<StreamEpoch>,
+    /// Most bytes of blocks that are put into one epoch.
+    pub bytes_max: u64,
+}
+
+/// What takes the place of a stream's blocks in some epochs.
+#[derive(Debug, Clone)]
+pub struct Replacement {
+    /// The stream.
+    pub stream: Name,
+    /// Numbers of the epochs; none that holds the stream is left out between two of them.
+    pub epochs: Vec<u64>,
+    /// The pass of thinning that the blocks have seen now.
+    pub pass: u32,
+    /// Records that the stream's blocks in the epochs had when they were read.
+    pub records_before: u64,
+    /// The blocks, to the last position that was there before.
+    pub blocks: Vec<SealedBlock>,
 }
 
 /// Keeps sealed blocks of all streams. Driven by one thread.
@@ -104,6 +157,39 @@ pub trait BlockStore: Send {
     /// # Errors
     /// When the engine or the file system fails; the epoch is then as it was.
     fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError>;
+
+    /// What each epoch holds of `stream`; nothing where the store cannot rewrite.
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        let _ = stream;
+        StreamEpochs::default()
+    }
+
+    /// The blocks of `stream` in these epochs, ordered by their first positions, but for those wholly done.
+    ///
+    /// # Errors
+    /// When the epochs cannot be read, or hold what may not be rewritten.
+    fn blocks_of(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        lanes: &[(Name, Lanes)],
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        let _ = (stream, epochs, lanes);
+        Ok(Vec::new())
+    }
+
+    /// Puts other blocks in the place of a stream's blocks in some epochs, and the epochs into the one with the lowest
+    /// number; the other streams' blocks stay as they are, but for those wholly done by their stream's lanes. All of that
+    /// or nothing, also after a crash. Says whether it was done: where too little would be gained, only the pass is kept
+    /// in mind.
+    ///
+    /// # Errors
+    /// When the stream's blocks are not what they were, the engine or the file system fails; the epochs are then as they
+    /// were.
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        let _ = (replacement, lanes);
+        Ok(false)
+    }
 
     /// What is held, per stream.
     fn held(&self) -> Vec<Held>;

@@ -2,6 +2,7 @@
 //! it without the lock, and puts the result back under the lock. Every call of the store is fenced, as the engine below may panic.
 
 mod fence;
+mod opening;
 mod sealing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,12 +13,11 @@ use std::time::Duration;
 use super::PeekError;
 use super::dead_letter::DeadLetter;
 use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
-use super::lane::Lanes;
 use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
-use crate::metrics::{ByKind, ByStream};
+use crate::metrics::ByKind;
 use crate::reading::{Position, Record};
 use fence::{error_text, failed, panic_text};
 
@@ -60,6 +60,7 @@ enum Work {
     Read(ReadRequest),
     SaveCursors,
     Expire,
+    Thin,
     Close,
     Stop,
 }
@@ -78,6 +79,9 @@ pub(super) struct Driver {
     panics: u32,
     /// When ages are looked at next, ns.
     pub(super) expire_at_ns: u64,
+    /// Old records are to be thinned when there is nothing else to do; and what is under way of that.
+    pub(super) thin_wanted: bool,
+    pub(super) thinning: Option<retention::thin::Job>,
 }
 
 /// Runs until the queue is closed or abandoned, then lets go of everything before it says so.
@@ -92,6 +96,8 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
         failing: false,
         panics: 0,
         expire_at_ns: 0,
+        thin_wanted: false,
+        thinning: None,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| driver.work())).unwrap_or_else(|panic| {
         inner.store_failed.store(true, Ordering::Release);
@@ -133,6 +139,7 @@ impl Driver {
                     let _ = self.save_cursors();
                 }
                 Work::Expire => self.expire(),
+                Work::Thin => self.thin(),
                 Work::Close => return self.close(),
                 Work::Stop => return None,
             }
@@ -171,7 +178,8 @@ impl Driver {
             // Without a store it fails at once and leaves the rest as it is.
             return Ok(Work::Flush(shared.flush_wanted));
         }
-        let due = self.inner.policy.due(&shared.streams, shared.tail_bytes, now_ns);
+        let policy = self.inner.policy.now(&shared.outage, now_ns);
+        let due = policy.due(&shared.streams, shared.tail_bytes, now_ns);
         if matches!(due, Due::EveryRecord | Due::All) && !resting {
             return Ok(Work::Seal(due));
         }
@@ -188,6 +196,9 @@ impl Driver {
         let expire_due_ns = retention::expire_due_ns(shared, self.expire_at_ns);
         if expire_due_ns.is_some_and(|at| at <= now_ns) && !resting {
             return Ok(Work::Expire);
+        }
+        if self.thin_wanted && !resting {
+            return Ok(Work::Thin);
         }
         let seal_at = if let Due::At(at) = due { Some(at) } else { None };
         let rest_until = resting.then_some(self.retry_at_ns);
@@ -217,10 +228,19 @@ impl Driver {
         if expire_due {
             self.expire();
         }
+        if self.thin_wanted && now_ns >= self.retry_at_ns {
+            self.thin();
+        }
     }
 
     fn expire(&mut self) {
         if let Err(error) = retention::expire(self) {
+            self.failed(&error);
+        }
+    }
+
+    fn thin(&mut self) {
+        if let Err(error) = retention::thin::turn_of_thinning(self) {
             self.failed(&error);
         }
     }
@@ -242,31 +262,6 @@ impl Driver {
         }
     }
 
-    /// Takes over what recovery found on disk.
-    fn recovered(&mut self, quota_bytes: u64, lost: &[(crate::reading::Name, u64)]) {
-        let Some(store) = self.store.as_deref() else { return };
-        let (held, disk_bytes) = (store.held(), store.disk_bytes());
-        for (stream, records) in lost {
-            self.inner.metrics.records_lost.get_or_create(&ByStream { stream: stream.to_string() }).inc_by(*records);
-        }
-        let mut shared = self.inner.lock();
-        (shared.quota_bytes, shared.disk_bytes) = (quota_bytes, disk_bytes);
-        for held in held {
-            let Some(stream) = shared.streams.iter_mut().find(|stream| stream.name == held.stream) else {
-                tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
-                if !shared.unconfigured.iter().any(|control| control.stream == held.stream) {
-                    let lanes = Lanes::from_cursor(Position::ZERO);
-                    shared.unconfigured.push(StreamControl { stream: held.stream, lanes, skipped: Vec::new() });
-                }
-                continue;
-            };
-            stream.recovered(&held, self.inner.lineage.boot_index);
-        }
-        shared.recovered = true;
-        drop(shared);
-        self.inner.progress.notify_all();
-    }
-
     fn read(&mut self, request: ReadRequest) {
         let (stream, disk_last) = {
             let shared = self.inner.lock();
@@ -275,6 +270,9 @@ impl Driver {
         };
         let block = if self.store.is_some() {
             let block = self.with_store(|store| store.read(&stream, request.at));
+            if let Ok(Some(block)) = &block {
+                self.inner.lock().streams[request.stream].fetched(block.header.last);
+            }
             // Only counted: an uplink that goes on asking must not keep the store from sealing or from being opened anew.
             if let Err(error) = &block {
                 self.count_failure(error);

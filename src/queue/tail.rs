@@ -4,6 +4,7 @@
 mod hand_out;
 mod handed;
 mod lanes;
+mod thinning;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use self::handed::Handed;
 use super::dropped::Dropped;
 use super::lane::Lanes;
+use super::store::OldestBlocks;
 use crate::config::{Durability, Retention, Stream};
 use crate::reading::{Lineage, Name, Position, Record};
 
@@ -96,6 +98,8 @@ pub(super) struct StreamState {
     marks_durable: Vec<(Position, u64)>,
     /// What was handed to the uplink in this run.
     handed: Handed,
+    /// End of the last block that was read for the uplink in this run.
+    fetched_through: Option<Position>,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
     /// What left the tail undurable, kept before `safe` passes it.
@@ -123,6 +127,7 @@ impl StreamState {
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
             handed: Handed::default(),
+            fetched_through: None,
             decoded: None,
             safe: watch::Sender::new(None),
             dropped: watch::Sender::default(),
@@ -194,8 +199,9 @@ impl StreamState {
         Some(entry)
     }
 
-    /// A block range was dropped from disk, with so many undelivered records.
-    pub(super) fn drop_from_disk(&mut self, last: Position, records: u64) {
+    /// Blocks were dropped from disk; what their records told of is told on.
+    pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
+        let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
         self.handed.forget_through(last);
         self.decoded = None;
@@ -204,7 +210,7 @@ impl StreamState {
         if self.disk.last.is_some_and(|newest| newest <= last) {
             self.take_from_disk(self.disk.records);
         }
-        self.mark(last, None, records);
+        self.mark(last, None, records.saturating_add(blocks.skipped));
     }
 
     /// Notes a removal that ends at `last`. Marks up to it and after `survivor_before` have lost their bearer and are
@@ -255,10 +261,7 @@ impl StreamState {
 
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
-        let done = match self.lanes.is_range_done(held.first, held.last) {
-            true => held.records,
-            false => self.lanes.done_positions(held.first, held.last).min(held.records),
-        };
+        let done = thinning::records_done(held, &self.lanes);
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
             last: Some(held.last),

@@ -57,6 +57,9 @@ impl Field {
 pub const RESERVED_FIELDS: [&str; 11] =
     ["gateway", "stream", "device", "source", "time", "clock", "queue", "run", "seq", "skipped", "thinned"];
 
+/// Members that a message of a narrow stream has beside those of every record: tags may not take their names there.
+pub const NARROW_MEMBERS: [&str; 5] = ["metric", "value", "integer", "flag", "text"];
+
 /// Whether a field of this name would collide with one of the record's own.
 pub fn is_reserved(name: &str) -> bool {
     RESERVED_FIELDS.contains(&name)
@@ -233,6 +236,8 @@ pub struct Record {
     pub position: Position,
     /// How many records of the stream were removed on purpose between the previous record and this one.
     pub skipped: u64,
+    /// How many of `skipped` were thinned out: the history is coarser there, without a hole.
+    pub thinned: u64,
     /// When it was measured.
     pub stamp: Stamp,
     /// The configured source's name.

@@ -94,6 +94,7 @@ fn stream_report(view: &View, stream: &StreamStatus, topic: &str) -> Value {
         "acknowledged": place(stream.acknowledged),
         "lanes": stream.lanes,
         "pushed": view.metrics.records_pushed.get_or_create(&label).get(),
+        "thinned": view.metrics.records_thinned.get_or_create(&label).get(),
         "delivered": view.metrics.uplink_records_delivered.get_or_create(&label).get(),
     })
 }

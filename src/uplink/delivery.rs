@@ -6,20 +6,25 @@ use std::collections::VecDeque;
 
 use crate::reading::Position;
 
-/// What became of a record in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Pending,
-    Delivered,
-    Failed,
-}
-
+/// A record between hand-over and acknowledgement. It may be several messages.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     lane: Position,
     position: Position,
+    /// Of its messages, until all that were handed over are reported.
     bytes: usize,
-    state: State,
+    /// Messages handed over and not reported.
+    open: usize,
+    /// All of its messages were handed over.
+    whole: bool,
+    /// One of them was not delivered.
+    failed: bool,
+}
+
+impl Entry {
+    fn is_delivered(&self) -> bool {
+        self.open == 0 && self.whole && !self.failed
+    }
 }
 
 /// How far a lane is delivered.
@@ -43,32 +48,47 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A record of the lane that is read from `lane` on was handed over; gives the serial under which it is to be
-    /// reported.
-    pub fn sent(&mut self, lane: Position, position: Position, bytes: usize) -> u64 {
+    /// A message of a record of the lane that is read from `lane` on was handed over, `last` of it or not; gives the
+    /// serial under which it is to be reported.
+    pub fn sent(&mut self, lane: Position, position: Position, bytes: usize, last: bool) -> u64 {
         let serial = self.next_serial();
-        self.entries.push_back(Entry { lane, position, bytes, state: State::Pending });
         self.pending += 1;
         self.pending_bytes += bytes;
+        match self.entries.back_mut().filter(|entry| !entry.whole) {
+            Some(entry) => {
+                entry.bytes += bytes;
+                entry.open += 1;
+                entry.whole = last;
+            }
+            None => self.entries.push_back(Entry { lane, position, bytes, open: 1, whole: last, failed: false }),
+        }
         serial
     }
 
-    /// The serial that the next record will get.
+    /// The serial that the next message will get: its record's.
     pub fn next_serial(&self) -> u64 {
-        self.first_serial + self.entries.len() as u64
+        self.first_serial + self.entries.len() as u64 - u64::from(self.is_partial())
     }
 
-    /// A record was reported. Gives how far lanes are delivered without a gap in the order of sending, where that moved.
-    /// A serial that is not in flight (any more) changes nothing.
+    /// Whether messages of the last record are still to be handed over.
+    pub fn is_partial(&self) -> bool {
+        self.entries.back().is_some_and(|entry| !entry.whole)
+    }
+
+    /// A message was reported. Gives how far lanes are delivered without a gap in the order of sending, where that
+    /// moved. A serial that is not in flight (any more) changes nothing.
     pub fn reported(&mut self, serial: u64, delivered: bool) -> Vec<Through> {
         let index = serial.checked_sub(self.first_serial).and_then(|index| usize::try_from(index).ok());
         let entry = index.and_then(|index| self.entries.get_mut(index));
-        let Some(entry) = entry.filter(|entry| entry.state == State::Pending) else { return Vec::new() };
-        entry.state = if delivered { State::Delivered } else { State::Failed };
+        let Some(entry) = entry.filter(|entry| entry.open > 0) else { return Vec::new() };
+        entry.open -= 1;
+        entry.failed |= !delivered;
         self.pending -= 1;
-        self.pending_bytes -= entry.bytes;
+        if entry.open == 0 {
+            self.pending_bytes -= std::mem::take(&mut entry.bytes);
+        }
         let mut through: Vec<Through> = Vec::new();
-        while let Some(first) = self.entries.front().filter(|entry| entry.state == State::Delivered) {
+        while let Some(first) = self.entries.front().filter(|entry| entry.is_delivered()) {
             match through.last_mut().filter(|through| through.lane == first.lane) {
                 Some(through) => through.position = first.position,
                 None => through.push(Through { lane: first.lane, position: first.position }),
@@ -79,7 +99,7 @@ impl Tracker {
         through
     }
 
-    /// Records in flight and not reported.
+    /// Messages in flight and not reported.
     pub fn pending(&self) -> usize {
         self.pending
     }
@@ -97,6 +117,12 @@ impl Tracker {
     /// Whether records of the lane that is read from here on are sent and not acknowledged.
     pub fn has_of(&self, lane: Position) -> bool {
         self.entries.iter().any(|entry| entry.lane == lane)
+    }
+
+    /// How many of these were sent before the record at `position`; all, where nothing of it is in flight. The order of
+    /// sending is that of positions only within a lane.
+    pub fn unacknowledged_before(&self, position: Position) -> usize {
+        self.entries.iter().take_while(|entry| entry.position != position).count()
     }
 
     /// The first record that is not delivered.
@@ -185,7 +211,7 @@ mod tests {
         let mut tracker = Tracker::default();
         let (old, new) = (position(0), position(100));
         let sent = [(old, 0), (old, 1), (new, 100), (old, 2)];
-        let serials: Vec<u64> = sent.iter().map(|(lane, seq)| tracker.sent(*lane, position(*seq), 1)).collect();
+        let serials: Vec<u64> = sent.iter().map(|(lane, seq)| tracker.sent(*lane, position(*seq), 1, true)).collect();
         for serial in &serials[1..] {
             assert_eq!(tracker.reported(*serial, true), [], "the first is not delivered");
         }
@@ -198,16 +224,31 @@ mod tests {
     #[test]
     fn a_failure_stops_the_prefix_until_it_is_sent_again() {
         let mut tracker = Tracker::default();
-        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(LANE, position(seq), 10)).collect();
+        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(LANE, position(seq), 10, true)).collect();
         assert_eq!(tracker.reported(serials[2], true), []);
         assert_eq!(tracker.reported(serials[0], true), through(0));
         assert_eq!(tracker.reported(serials[1], false), []);
         assert_eq!(tracker.reported(serials[3], true), []);
         assert_eq!((tracker.pending(), tracker.unacknowledged(), tracker.first()), (0, 3, Some(position(1))));
         tracker.rewind();
-        let again = tracker.sent(LANE, position(1), 10);
+        let again = tracker.sent(LANE, position(1), 10, true);
         assert_eq!(tracker.reported(serials[1], true), [], "a stale report is ignored");
         assert_eq!(tracker.reported(again, true), through(1));
+    }
+
+    #[test]
+    fn a_record_of_which_messages_are_missing_is_not_delivered() {
+        let mut tracker = Tracker::default();
+        let first = tracker.sent(LANE, position(0), 10, false);
+        assert_eq!(tracker.reported(first, true), [], "its second message is not even sent");
+        assert_eq!((tracker.pending(), tracker.is_partial(), tracker.unacknowledged()), (0, true, 1));
+        assert_eq!(tracker.sent(LANE, position(0), 10, true), first, "the same record");
+        assert_eq!(tracker.reported(first, true), through(0));
+        let second = tracker.sent(LANE, position(1), 10, false);
+        tracker.rewind();
+        assert!(!tracker.is_partial());
+        assert_eq!(tracker.sent(LANE, position(1), 10, true), second + 1);
+        assert_eq!(tracker.reported(second, true), [], "a report of what is sent again");
     }
 
     #[test]
@@ -223,27 +264,41 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order and outcome of reports, what is acknowledged is exactly the longest delivered prefix.
+        /// Whatever the order and outcome of reports, what is acknowledged is exactly the longest prefix of records all
+        /// of whose messages are delivered.
         #[test]
         fn the_acknowledged_prefix_is_exact(
-            outcomes in proptest::collection::vec(proptest::bool::weighted(0.9), 1..80),
-            order in proptest::collection::vec(any::<prop::sample::Index>(), 80),
+            outcomes in proptest::collection::vec(
+                proptest::collection::vec(proptest::bool::weighted(0.95), 1..4), 1..60),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 180),
         ) {
             let mut tracker = Tracker::default();
-            let mut waiting: Vec<(u64, usize)> =
-                (0..outcomes.len()).map(|seq| (tracker.sent(LANE, position(seq as u64), seq + 1), seq)).collect();
-            let mut reported = vec![None; outcomes.len()];
+            let mut waiting: Vec<(u64, usize, usize)> = Vec::new();
+            for (record, messages) in outcomes.iter().enumerate() {
+                for message in 0..messages.len() {
+                    let serial = tracker.next_serial();
+                    let last = message + 1 == messages.len();
+                    prop_assert_eq!(tracker.sent(LANE, position(record as u64), record + 1, last), serial);
+                    prop_assert_eq!(tracker.is_partial(), !last);
+                    waiting.push((serial, record, message));
+                }
+            }
+            let mut reported: Vec<Vec<Option<bool>>> = outcomes.iter().map(|messages| vec![None; messages.len()]).collect();
             let mut acknowledged = None;
-            for pick in order.iter().take(outcomes.len()) {
-                let (serial, seq) = waiting.swap_remove(pick.index(waiting.len()));
-                reported[seq] = Some(outcomes[seq]);
-                for through in tracker.reported(serial, outcomes[seq]) {
+            for pick in order.iter().take(waiting.len()) {
+                let (serial, record, message) = waiting.swap_remove(pick.index(waiting.len()));
+                let delivered = outcomes[record][message];
+                reported[record][message] = Some(delivered);
+                for through in tracker.reported(serial, delivered) {
                     prop_assert!(acknowledged < Some(through.position));
                     acknowledged = Some(through.position);
                 }
-                let prefix = reported.iter().take_while(|outcome| **outcome == Some(true)).count();
+                let is_whole = |messages: &&Vec<Option<bool>>| messages.iter().all(|outcome| *outcome == Some(true));
+                let prefix = reported.iter().take_while(is_whole).count();
                 prop_assert_eq!(acknowledged, prefix.checked_sub(1).map(|last| position(last as u64)));
-                let bytes: usize = waiting.iter().map(|(_, seq)| seq + 1).sum();
+                // A record's bytes count until its last message is reported.
+                let open = reported.iter().enumerate().filter(|(_, messages)| messages.contains(&None));
+                let bytes: usize = open.map(|(record, messages)| (record + 1) * messages.len()).sum();
                 prop_assert_eq!((tracker.pending(), tracker.pending_bytes()), (waiting.len(), bytes));
                 prop_assert_eq!(tracker.unacknowledged(), outcomes.len() - prefix);
             }

@@ -2,6 +2,7 @@
 //!
 //! The thread that sends is the only one that polls.
 
+mod encoding;
 mod metering;
 mod outlet;
 mod sending;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event};
+use super::registrar::Registrar;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
@@ -48,7 +50,7 @@ struct Drain<'a> {
     tokens: Tokens,
     reports: Vec<Report>,
     notices: Vec<Notice>,
-    payload: Vec<u8>,
+    registrar: Option<Registrar>,
     rebuild: Option<String>,
     watchdog: Watchdog,
     metering: Metering,
@@ -71,6 +73,7 @@ pub fn run(
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let outlets = outlet::all(&settings, backoff);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let registrar = encoding::start_registrar(&settings, &stop);
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let kafka = &settings.kafka;
     let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
@@ -84,7 +87,7 @@ pub fn run(
         tokens: Tokens::default(),
         reports: Vec::new(),
         notices: Vec::new(),
-        payload: Vec::new(),
+        registrar,
         rebuild: None,
         watchdog,
         metering,
@@ -93,6 +96,7 @@ pub fn run(
         renewed_ns: None,
         peek_failed: false,
     };
+    drain.load_schemas();
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
     while !drain.stop.is_cancelled() {
         let refusal = drain.refusal();
@@ -143,6 +147,7 @@ impl Drain<'_> {
         while !self.stop.is_cancelled() && self.rebuild.is_none() {
             // Before the client is changed, what is in flight may arrive.
             self.look_at_tls_files();
+            self.look_at_registry();
             let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
             let winds_down = care_is_over || self.renewed_ns.is_some();
             let sent = if winds_down { 0 } else { self.fill(client) };
@@ -308,6 +313,7 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
             outlet.reader.rewind();
+            outlet.front.forget();
         }
     }
 

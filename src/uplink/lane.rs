@@ -104,7 +104,7 @@ impl Lane {
         }
     }
 
-    /// Records in flight and their bytes.
+    /// Messages in flight and their bytes.
     pub fn in_flight(&self) -> (usize, usize) {
         (self.tracker.pending(), self.tracker.pending_bytes())
     }
@@ -127,6 +127,9 @@ impl Lane {
             Mode::Waiting { until_ns } if now_ns < until_ns => return 0,
             Mode::Waiting { .. } => self.mode = Mode::Flowing,
             Mode::Flowing => {}
+        }
+        if self.tracker.is_partial() {
+            return 1;
         }
         let (records, bytes) = self.in_flight();
         let Some(window) = self.window else {
@@ -157,15 +160,21 @@ impl Lane {
         std::mem::take(&mut self.rewound)
     }
 
-    /// The serial that the next record will be reported under.
+    /// The serial that the next message will be reported under.
     pub fn next_serial(&self) -> u64 {
         self.tracker.next_serial()
     }
 
-    /// The client took a record of the queue's lane that is read from `lane` on; gives the serial of its report.
-    pub fn took(&mut self, lane: Position, position: Position, bytes: usize) -> u64 {
-        self.window_sent += 1;
-        self.tracker.sent(lane, position, bytes)
+    /// The client took a message of a record of the queue's lane that is read from `lane` on, `last` of the record or
+    /// not; gives the serial of its report.
+    pub fn took(&mut self, lane: Position, position: Position, bytes: usize, last: bool) -> u64 {
+        self.window_sent += usize::from(last);
+        self.tracker.sent(lane, position, bytes, last)
+    }
+
+    /// Whether messages of a record are still to be handed over: nothing else goes before them.
+    pub fn is_partial(&self) -> bool {
+        self.tracker.is_partial()
     }
 
     /// Whether records of the queue's lane that is read from here on are sent and not acknowledged.
@@ -257,7 +266,7 @@ impl Lane {
         }
         if matches!(self.mode, Mode::Draining { .. }) {
             self.conclude(now_ns, chance, events);
-        } else {
+        } else if !self.tracker.is_partial() {
             self.widen_window();
         }
     }
@@ -266,14 +275,16 @@ impl Lane {
     fn conclude(&mut self, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
         let suspects = self.tracker.unacknowledged();
         let first = self.tracker.first();
-        self.rewind();
-        let Mode::Draining { failure, culprit } = &self.mode else { return };
+        let Mode::Draining { failure, culprit } = &self.mode else { return self.rewind() };
         let (failure, culprit) = (failure.clone(), *culprit);
+        // Where only some of its messages were refused, the culprit is among the suspects itself.
+        let before = culprit.map_or(0, |culprit| self.tracker.unacknowledged_before(culprit));
+        self.rewind();
         self.mode = Mode::Flowing;
         match failure.class {
             // What is before the culprit comes first; then the culprit meets the same refusal again.
-            Class::Poison if culprit.is_some() && suspects > 0 => {}
-            Class::Poison if suspects > 1 => {
+            Class::Poison if before > 0 => {}
+            Class::Poison if culprit.is_none() && suspects > 1 => {
                 // One of these; the rest only shared its batch. Halve until it stands alone.
                 self.window = Some(suspects / 2);
             }

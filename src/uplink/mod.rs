@@ -8,10 +8,13 @@ mod budget;
 mod delivery;
 mod drain;
 pub mod encode;
+mod gate;
 mod health;
 mod lane;
 mod rate;
 mod reader;
+mod registrar;
+mod schema_cache;
 mod timestamp;
 mod watchdog;
 

@@ -145,6 +145,11 @@ impl Reader {
         Some(Ready { lane: lane.from, record: lane.ready.front()?, lineage: lane.lineage.as_ref()? })
     }
 
+    /// The records that go next: those of the same lane that are read, in order.
+    pub fn ready_records(&self) -> impl Iterator<Item = &Record> {
+        self.lanes.get(self.current).into_iter().flat_map(|lane| &lane.ready)
+    }
+
     /// The client took the record that was ready.
     pub fn took(&mut self) {
         if let Some(lane) = self.lanes.get_mut(self.current)

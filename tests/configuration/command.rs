@@ -40,7 +40,7 @@ fn check_says_ok_and_warns_of_what_this_machine_lacks() {
     assert_eq!(output.status.code(), Some(0), "{errors}");
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "ok: 1 source, 1 stream, readings of g go into the queue only\n"
+        "ok: 1 source, 1 stream, readings of g go into the queue only; 2 warnings\n"
     );
     assert!(errors.contains("warning: source \"gps\": port /dev/none: No such file"), "{errors}");
     assert!(errors.contains("warning: FILE:1:1: kafka: [kafka] is not written"), "{errors}");

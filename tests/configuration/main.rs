@@ -9,7 +9,7 @@ mod mistakes;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::config::{self, Broker, Durability, Retention, SourceKind, WhenFull};
+use forebay::config::{self, Broker, Durability, Encoding, Form, Retention, Shape, SourceKind, WhenFull};
 use proptest::prelude::*;
 
 /// The shape a user sees, without what is not yet supported.
@@ -44,6 +44,42 @@ fn the_whole_example_passes_and_says_what_it_says() {
 }
 
 #[test]
+fn streams_are_written_as_kafka_says_unless_they_say_otherwise() {
+    let text = r#"
+[[source]]
+name = "yard"
+type = "mqtt"
+topics = ["a/+"]
+[mqtt]
+broker = "mqtt://b"
+[[stream]]
+name = "raw"
+encoding = "json"
+[[stream]]
+name = "metrics"
+shape = "narrow"
+[kafka]
+brokers = ["k:1"]
+encoding = "protobuf"
+cloudevents = true
+registry = { url = "https://r.example/api/", timeout = "3s" }
+"#;
+    let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, []);
+    let output = loaded.config.kafka.unwrap().output;
+    let form = |stream| output.form(stream);
+    assert_eq!(form("telemetry"), Form { encoding: Encoding::Protobuf, shape: Shape::Wide });
+    assert_eq!(form("raw"), Form::default());
+    assert_eq!(form("metrics"), Form { encoding: Encoding::Protobuf, shape: Shape::Narrow });
+    assert!(output.cloudevents && output.untyped_sources.contains("yard"));
+    let registry = output.registry.unwrap();
+    assert_eq!((registry.url().as_str(), registry.timeout), ("https://r.example/api", Duration::from_secs(3)));
+    let unused = parse("[kafka]\nbrokers = [\"k:1\"]\nregistry = { url = \"http://r\" }").unwrap();
+    assert!(unused.warnings.iter().any(|warning| warning.message.contains("is not used")));
+    assert!(unused.config.kafka.unwrap().output.untyped_sources.is_empty());
+}
+
+#[test]
 fn an_empty_file_is_all_defaults_with_warnings() {
     let loaded = parse("").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.streams.len(), 1);
@@ -65,9 +101,67 @@ fn a_stream_says_how_much_of_it_is_kept() {
 }
 
 #[test]
+fn a_stream_that_is_thinned_with_too_little_room_for_its_devices_is_a_warning() {
+    let text = |size: &str, devices: u32| {
+        format!(
+            "[[source]]\nname = \"made-up\"\ntype = \"simulated\"\ndevices = {devices}\n\
+             [[stream]]\nname = \"telemetry\"\nretention = {{ when-full = \"thin\"{size} }}"
+        )
+    };
+    let warned = |text: &str| {
+        let loaded = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.config.streams[0].retention.when_full, WhenFull::Thin);
+        let of_streams = loaded.warnings.into_iter().filter(|warning| warning.key.starts_with("stream"));
+        of_streams.map(|warning| (warning.place.line, warning.key, warning.message)).collect::<Vec<_>>()
+    };
+    // 100 × 10 × (2 + 2 × 7) × (24 + 7 × 12) bytes.
+    let told = warned(&text(", size = \"1 MiB\"", 100));
+    assert_eq!((told[0].0, told[0].1.as_str()), (7, "stream[1].retention"));
+    assert!(told[0].2.contains("1048576 bytes") && told[0].2.contains("1728000"), "{told:?}");
+    assert_eq!(warned(&text(", size = \"2 MiB\"", 100)), []);
+    assert_eq!(warned(&text("", 100)), [], "the queue's size is not written");
+    assert_eq!(warned(&format!("{}\n[queue]\nsize = \"16 MiB\"", text("", 1_000))).len(), 1);
+}
+
+#[test]
 fn status_can_be_switched_off() {
     let loaded = parse("[status]\nlisten = \"off\"").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.status, None);
+}
+
+#[test]
+fn settings_that_leave_no_time_for_an_acknowledgement_bring_a_warning_at_the_one_to_blame() {
+    let blamed = |window: &str, linger: &str| {
+        let text = format!(
+            "[[source]]\nname = \"s\"\ntype = \"simulated\"\n[queue]\nwindow = \"{window}\"\n[kafka]\nbrokers = [\"k:9092\"]\nlinger = \"{linger}\""
+        );
+        let loaded = parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+        let found = loaded.warnings.iter();
+        found.map(|warning| (warning.key.clone(), warning.place.line, warning.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(blamed("1s", "50ms"), []);
+    assert_eq!(blamed("100ms", "10ms"), []);
+    let [(key, line, message)] = &blamed("80ms", "5ms")[..] else { panic!("one warning") };
+    assert_eq!((key.as_str(), *line), ("queue.window", 5));
+    assert!(message.contains("80 ms") && message.contains("45 ms"), "{message}");
+    for (linger, part) in [("500ms", "every record"), ("499ms", "a tenth")] {
+        let [(key, line, message)] = &blamed("1s", linger)[..] else { panic!("one warning") };
+        assert_eq!((key.as_str(), *line), ("kafka.linger", 8));
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_window_for_outages_is_never_shorter_than_the_window() {
+    let queue = |text: &str| parse(&format!("[queue]\n{text}")).map(|loaded| loaded.config.queue);
+    let outage_s = |text: &str| queue(text).unwrap_or_else(|errors| panic!("{errors}")).window_outage.as_secs();
+    assert_eq!(outage_s("window = \"3s\""), 3);
+    assert_eq!(outage_s("window = \"3s\"\nwindow-outage = \"60s\""), 60);
+    let errors = queue("window = \"3s\"\nwindow-outage = \"2s\"").unwrap_err().to_string();
+    assert!(
+        errors.contains(":3:17: queue.window-outage: \"2s\" is shorter than queue.window; allowed: 50ms to"),
+        "{errors}"
+    );
 }
 
 #[test]

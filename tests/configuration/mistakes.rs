@@ -88,16 +88,9 @@ fn durations_sizes_numbers_and_words() {
 #[test]
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
-    later("[queue]\nwindow-outage = \"10s\"", "2:1: queue.window-outage");
     later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
-    later("[[stream]]\nname = \"a\"\nretention = { when-full = \"thin\" }", "3:27: stream[1].retention.when-full");
-    for line in ["delivery = \"exactly-once\"", "encoding = \"avro\"", "encoding = \"protobuf\""] {
-        let (key, _) = line.split_once(' ').unwrap();
-        let text = format!("[kafka]\nbrokers = [\"k:1\"]\n{line}");
-        later(&text, &format!("3:{}: kafka.{key}", key.len() + 4));
-    }
-    later("[kafka]\nbrokers = [\"k:1\"]\nregistry = {}", "3:1: kafka.registry");
+    later("[kafka]\nbrokers = [\"k:1\"]\ndelivery = \"exactly-once\"", "3:12: kafka.delivery");
     later(&source("gnss", "port = \"gpsd://127.0.0.1:2947\""), "4:8: source[1].port");
     later(&source("serial", "port = \"/dev/x\"\nformat = \"cobs\""), "5:10: source[1].format");
     later(
@@ -300,5 +293,58 @@ fn newest_first_does_not_go_with_exactly_once() {
     for place in ["forebay.toml:3:9: kafka.drain", "forebay.toml:4:12: kafka.delivery"] {
         let named = |problem: &&forebay::config::Problem| problem.to_string().starts_with(place);
         assert!(problems.iter().filter(named).any(|problem| problem.message.contains("does not go with")), "{place}");
+    }
+}
+
+#[test]
+fn encodings_and_the_registry() {
+    let kafka = "[kafka]\nbrokers = [\"k:1\"]\n";
+    refused(&format!("{kafka}encoding = \"avro\""), &[("3:12: kafka.encoding", &["\"avro\"", "needs kafka.registry"])]);
+    refused(&format!("{kafka}encoding = \"xml\""), &[("3:12: kafka.encoding", &["not known", "protobuf"])]);
+    refused(
+        &format!("[[stream]]\nname = \"a\"\nencoding = \"protobuf\"\nshape = \"long\"\n{kafka}"),
+        &[
+            ("3:12: stream[1].encoding", &["stream \"a\"", "needs kafka.registry"]),
+            ("4:9: stream[1].shape", &["narrow"]),
+        ],
+    );
+    let registry = |table: &str| format!("{kafka}encoding = \"avro\"\nregistry = {{ {table} }}");
+    refused(&registry("url = \"r:8081\""), &[("4:20: kafka.registry.url", &["http://"])]);
+    refused(&registry("url = \"http://u:p@r\""), &[("4:20: kafka.registry.url", &["password-file"])]);
+    refused(&registry("url = \"http://r\", ca = \"x\""), &[("4:37: kafka.registry.ca", &["https"])]);
+    refused(
+        &registry("url = \"https://r\", password-file = \"x\", timeout = \"10ms\""),
+        &[("4:12: kafka.registry.username", &["missing"]), ("4:64: kafka.registry.timeout", &["out of range"])],
+    );
+    refused(&registry("url = \"https://r\", username = \"a:b\""), &[("4:44: kafka.registry.username", &["user name"])]);
+    let topics =
+        "[[stream]]\nname = \"a\"\ntopic = \"t\"\nshape = \"narrow\"\n[[stream]]\nname = \"b\"\ntopic = \"t\"\n";
+    refused(
+        &format!("{topics}{kafka}"),
+        &[("8:1: kafka.encoding", &["\"a\" (json and narrow)", "share the topic \"t\""])],
+    );
+    refused(
+        &format!("[gateway]\ntags = {{ Metric = \"x\" }}\n{kafka}shape = \"narrow\""),
+        &[("3:1: kafka.encoding", &["narrow", "tag \"Metric\"", "value, integer"])],
+    );
+}
+
+#[test]
+fn a_field_has_one_type_in_a_schema() {
+    let registers = "registers = [{ name = \"t\", holding = 1, scale = 0.1 }, { name = \"on\", coil = 1 }]";
+    let text = |kafka: &str| {
+        format!(
+            "[[source]]\nname = \"plc\"\ntype = \"modbus\"\nconnect = \"tcp://h:1\"\nunit = [{{ id = 1, device = \"d\", {registers} }}]\n\
+             [[source]]\nname = \"air\"\ntype = \"serial\"\nport = \"/dev/ttyS1\"\nformat = \"csv\"\n\
+             columns = [\"t\", {{ name = \"on\", type = \"text\" }}]\n[kafka]\nbrokers = [\"k:1\"]\n{kafka}"
+        )
+    };
+    let registry = "registry = { url = \"http://r\" }";
+    refused(
+        &text(&format!("encoding = \"avro\"\n{registry}")),
+        &[("14:12: kafka.encoding", &["\"on\"", "a boolean in source \"plc\"", "text in source \"air\"", "rename"])],
+    );
+    for passes in [String::new(), format!("encoding = \"avro\"\nshape = \"narrow\"\n{registry}")] {
+        assert!(parse(&text(&passes)).is_ok(), "{passes}");
     }
 }

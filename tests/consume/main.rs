@@ -37,6 +37,7 @@ impl Topic {
             rate: Default::default(),
             budget: None,
             properties: [].into(),
+            output: Default::default(),
         };
         Self { broker, producer: Producer::new(&kafka, 1, Refusal::Stops).unwrap(), sent: 0 }
     }
@@ -55,7 +56,7 @@ impl Topic {
 
     fn send_value(&mut self, key: &str, payload: &[u8], timestamp_ms: i64) {
         let token = self.sent;
-        self.producer.send(Outgoing { topic: "telemetry", key, payload, timestamp_ms, token }).unwrap();
+        self.producer.send(Outgoing { topic: "telemetry", key, payload, headers: &[], timestamp_ms, token }).unwrap();
         self.sent += 1;
         // One at a time: the order in the topic is the order of the calls.
         assert!(self.producer.flush(PATIENCE), "no delivery report");

@@ -74,6 +74,7 @@ fn fill(queue: &Queue, flushes: u64, pushed: &mut [u64; 2]) {
         for n in 0..300 {
             let stream = usize::from(n % 100 == 0);
             let mut large = record(pushed[stream]);
+            large.stamp.boot_ns = pushed[stream] * 1_000_000_000;
             // Does not compress.
             let noise =
                 (0..120_u64).map(|k| (pushed[stream] + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(k as u32));
@@ -114,6 +115,35 @@ fn at_the_quota_the_lower_priority_goes_and_the_higher_stays_in_rewritten_epochs
         let label = forebay::metrics::ByStream { stream: name.to_owned() };
         assert_eq!(metrics.records_lost.get_or_create(&label).get(), 0);
     }
+    queue.close().unwrap();
+}
+
+#[test]
+fn at_the_quota_what_is_thinned_keeps_its_oldest_record_and_tells_of_all_that_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = small(dir.path());
+    settings.streams[0].retention.when_full = WhenFull::Thin;
+    let mut pushed = [0_u64; 2];
+    for _ in 0..3 {
+        let (metrics, _) = Metrics::new();
+        let queue = Queue::open(settings.clone(), metrics.clone()).unwrap();
+        fill(&queue, 22, &mut pushed);
+        let label = ByStreamAndReason { stream: "one".to_owned(), reason: "quota" };
+        assert_eq!(metrics.records_dropped.get_or_create(&label).get(), 0);
+        // A crash, whatever of the thinning is under way.
+        queue.abandon().unwrap();
+    }
+    let (metrics, _) = Metrics::new();
+    let queue = Queue::open(settings, metrics.clone()).unwrap();
+    for (stream, pushed) in pushed.into_iter().enumerate() {
+        let got = drain(&queue, StreamIndex(stream));
+        let skipped: u64 = got.iter().map(|record| record.skipped).sum();
+        assert_eq!((got.len() as u64 + skipped, number(&got[0])), (pushed, 0));
+        assert_eq!(skipped, got.iter().map(|record| record.thinned).sum::<u64>());
+        assert_eq!(skipped > 3_000, stream == 0, "{skipped} of stream {stream} thinned");
+    }
+    let label = forebay::metrics::ByStream { stream: "one".to_owned() };
+    assert_eq!(metrics.records_lost.get_or_create(&label).get(), 0);
     queue.close().unwrap();
 }
 

@@ -6,16 +6,27 @@
 mod disk;
 mod fairness;
 mod faults;
+mod flips;
 mod ground;
 mod lanes;
 mod memory;
 mod model;
+mod outage;
 mod retention;
+mod thin;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 
+use yardstick::rewriting;
+
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};
+
+/// So many trials, or the share of them that `FOREBAY_TRIALS_PERCENT` says (an emulator is slow); at least one.
+pub fn trials(all: u32) -> u32 {
+    let share = std::env::var("FOREBAY_TRIALS_PERCENT").ok().and_then(|share| share.parse::<u32>().ok());
+    share.map_or(all, |share| (all * share / 100).max(1))
+}
 
 /// A record whose one field is `number`.
 pub fn record(number: u64) -> NewRecord {

@@ -8,9 +8,11 @@ use forebay::config::{Compression, Durability, Retention, Stream};
 use forebay::metrics::Metrics;
 use forebay::queue::block::SealedBlock;
 use forebay::queue::lane::Lanes;
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use forebay::queue::{Backend, OpenedStore, Queue, Settings, Start, StreamControl};
 use forebay::reading::{Lineage, Name, Position};
+
+use super::rewriting::{put_together, split, stream_epoch};
 
 /// Blocks of one epoch of the double.
 const EPOCH_BLOCKS: usize = 3;
@@ -29,10 +31,14 @@ pub struct Platter {
     pub panicking_appends: u32,
     /// Blocks of so many full epochs at most; more are refused as `Full`.
     pub epochs_max: Option<usize>,
+    /// Bytes of blocks at most; more are refused as `Full`.
+    pub bytes_max: Option<u64>,
     /// Somebody else has filled the disk.
     pub filled_by_others: bool,
     /// There is no room to rewrite an epoch.
     pub failing_reclaims: bool,
+    /// The pass of thinning that the epoch has seen in which the stream begins there.
+    passes: Vec<(Name, Position, u32)>,
     /// Appends wait while this is set.
     pub stalled: bool,
     /// Opening waits while this is set.
@@ -108,7 +114,10 @@ impl BlockStore for MemoryStore {
         }
         let held = platter.epochs.iter().map(Vec::len).sum::<usize>();
         let outside = platter.filled_by_others;
-        if outside || platter.epochs_max.is_some_and(|max| held >= max * EPOCH_BLOCKS) {
+        let bytes = platter.epochs.iter().flatten().chain(blocks).map(|block| block.bytes.len() as u64).sum::<u64>();
+        let is_full = platter.epochs_max.is_some_and(|max| held >= max * EPOCH_BLOCKS)
+            || platter.bytes_max.is_some_and(|max| bytes > max);
+        if outside || is_full {
             return Err(StoreError::Full { needed_bytes: 1, free_bytes: 0, path: "memory".to_owned(), outside });
         }
         let fails = platter.failing_appends > 0;
@@ -165,11 +174,13 @@ impl BlockStore for MemoryStore {
                     first,
                     last: first,
                     records: 0,
+                    skipped: 0,
                     bytes: 0,
                 });
                 found.last = block.header.last;
-                let is_open = |position: Position| position >= from && !lanes.is_done(position);
-                found.records += records.iter().filter(|record| is_open(record.position)).count() as u64;
+                let open = || records.iter().filter(|r| r.position >= from && !lanes.is_done(r.position));
+                found.records += open().count() as u64;
+                found.skipped += open().map(|record| record.skipped).sum::<u64>();
                 found.bytes += block.bytes.len() as u64;
             }
             oldest
@@ -185,6 +196,57 @@ impl BlockStore for MemoryStore {
             let Some(epoch) = platter.epochs.iter_mut().find(|epoch| done(epoch)) else { return Ok(false) };
             epoch.retain(|block| !is_done(block, lanes));
             platter.epochs.retain(|epoch| !epoch.is_empty());
+            Ok(true)
+        })
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        self.0.with(|platter| {
+            let writing = platter.epochs.len().saturating_sub(1);
+            let epochs = platter.epochs.iter().enumerate().filter_map(|(number, blocks)| {
+                let headers = blocks.iter().map(|block| (&block.header, block.bytes.len()));
+                let mut epoch = stream_epoch(number as u64, headers, stream, &[], number < writing)?;
+                let seen = |(name, first, _): &&(Name, Position, u32)| &**name == stream && *first == epoch.first;
+                epoch.pass = platter.passes.iter().find(seen).map_or(0, |(_, _, pass)| *pass);
+                Some(epoch)
+            });
+            StreamEpochs { epochs: epochs.collect(), bytes_max: EPOCH_BLOCKS as u64 * 20_000 }
+        })
+    }
+
+    fn blocks_of(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        lanes: &[(Name, Lanes)],
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        let all = self.0.with(|platter| epochs.iter().flat_map(|n| platter.epochs[*n as usize].clone()).collect());
+        Ok(split(stream, all, lanes).0)
+    }
+
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        let Replacement { ref stream, epochs: ref numbers, pass, .. } = replacement;
+        let held = self.epochs_of(stream).epochs;
+        let firsts: Vec<Position> =
+            held.iter().filter(|epoch| numbers.contains(&epoch.number)).map(|epoch| epoch.first).collect();
+        self.0.with(|platter| {
+            if platter.failing_reclaims {
+                return Err(failed("rewrite"));
+            }
+            // Numbers are places here, which may have moved since: then it is not what it was made of.
+            let old = numbers.iter().filter_map(|number| platter.epochs.get(*number as usize)).flatten().cloned();
+            let together =
+                put_together(&replacement, old.collect(), lanes).map_err(|_| failed("rewrite of other blocks"))?;
+            platter.passes.retain(|(name, first, _)| name != stream || !firsts.contains(first));
+            platter.passes.extend(firsts.iter().map(|first| (stream.clone(), *first, pass)));
+            let Some(blocks) = together else { return Ok(false) };
+            let target = numbers.iter().min().map_or(0, |number| *number as usize);
+            platter.epochs[target] = blocks;
+            let mut number = 0;
+            platter.epochs.retain(|_| {
+                number += 1;
+                number - 1 == target || !numbers.contains(&(number as u64 - 1))
+            });
             Ok(true)
         })
     }
@@ -287,6 +349,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
         queue: forebay::config::Queue {
             quota_bytes: None,
             window: std::time::Duration::from_secs(1),
+            window_outage: std::time::Duration::from_secs(1),
             tail_bytes_max,
             compression: Compression::None,
         },

@@ -189,7 +189,7 @@ fn run(ground: Ground, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::trials(200), ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_safe_is_lost_and_order_holds(steps in proptest::collection::vec(step(), 1..60)) {
@@ -198,7 +198,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::trials(12), max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_on_append_only_segments(steps in proptest::collection::vec(step(), 1..40)) {
@@ -262,7 +262,7 @@ fn set_aside(queue: &Queue, stream: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::trials(200), ..ProptestConfig::default() })]
 
     /// On a disk of two epochs records are dropped all the time; those that come through account for all others.
     #[test]

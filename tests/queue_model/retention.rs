@@ -347,7 +347,7 @@ fn take(queue: &Queue, stream: usize, records: usize, seen: &mut [Seen; STREAMS]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::trials(200), ..ProptestConfig::default() })]
 
     /// Streams of all rules on a small disk: what comes through accounts for everything that was taken, and what
     /// rejects loses nothing.

@@ -13,6 +13,7 @@ use forebay::queue::{Limit, NewRecord, Pushed, Queue, Settings, StreamIndex};
 use forebay::reading::{Field, Position, Stamp, Trust, Value};
 
 use super::STREAM;
+use super::read_only::reports;
 
 const ONE: StreamIndex = StreamIndex(0);
 const TAIL_BYTES_MAX: usize = 512 * 1024;
@@ -63,8 +64,55 @@ pub fn on_a_disk_smaller_than_the_quota(mount_point: &Path) -> anyhow::Result<()
     Ok(())
 }
 
+/// Others have used up the inodes: bytes are free, and yet no epoch can begin.
+pub fn out_of_inodes(mount_point: &Path) -> anyhow::Result<()> {
+    let (metrics, _) = Metrics::new();
+    let queue = Queue::open(settings(mount_point), Arc::clone(&metrics))?;
+    let mut pushed = 0;
+    for _ in 0..40 {
+        push(&queue, 100, &mut pushed)?;
+        queue.flush()?;
+    }
+    let crowd = mount_point.join("crowd");
+    std::fs::create_dir(&crowd)?;
+    let mut files = 0;
+    while std::fs::File::create(crowd.join(files.to_string())).is_ok() {
+        files += 1;
+    }
+    let said = reports();
+    let failures = failed_flushes(&queue, &mut pushed)?;
+    ensure!(reports() == said + 1, "{} reports of {failures} failed flushes", reports() - said);
+    ensure!(dropped(&metrics) == 0, "{} dropped", dropped(&metrics));
+    std::fs::remove_dir_all(crowd)?;
+    let last = push(&queue, 1, &mut pushed)?;
+    let took = until_safe(&queue, last)?;
+    let (records, skipped) = count(&queue)?;
+    ensure!((records, skipped) == (pushed, 0), "{records} records and {skipped} skipped are not {pushed}");
+    println!(
+        "no inodes: {files} files of others, {failures} flushes failed, reported once, on after {} ms, {records} of \
+         {pushed} records there",
+        took.as_millis()
+    );
+    queue.close()?;
+    Ok(())
+}
+
+/// Pushes and flushes until the store can take nothing; then some more, which stay in memory.
+pub fn failed_flushes(queue: &Queue, pushed: &mut u64) -> anyhow::Result<u32> {
+    let mut failures = 0;
+    // An epoch that is open goes on; far fewer groups fill it.
+    for _ in 0..200 {
+        push(queue, 20, pushed)?;
+        failures += u32::from(queue.flush().is_err());
+        if failures == 5 {
+            return Ok(failures);
+        }
+    }
+    anyhow::bail!("{failures} flushes failed, the store goes on writing")
+}
+
 /// All records there are, and those that they say were removed.
-fn count(queue: &Queue) -> anyhow::Result<(u64, u64)> {
+pub fn count(queue: &Queue) -> anyhow::Result<(u64, u64)> {
     let (mut records, mut skipped, mut after) = (0, 0, None);
     while let Some(batch) = queue.peek(ONE, after, Limit { records: 500, bytes: 1 << 20 })? {
         records += batch.records.len() as u64;
@@ -74,13 +122,14 @@ fn count(queue: &Queue) -> anyhow::Result<(u64, u64)> {
     Ok((records, skipped))
 }
 
-fn settings(mount_point: &Path) -> Settings {
+pub fn settings(mount_point: &Path) -> Settings {
     Settings {
         dir: mount_point.join("state"),
         gateway: "storm".into(),
         queue: config::Queue {
             quota_bytes: Some(super::QUOTA_BYTES),
             window: Duration::from_millis(100),
+            window_outage: Duration::from_millis(100),
             tail_bytes_max: TAIL_BYTES_MAX,
             compression: Compression::None,
         },
@@ -96,7 +145,7 @@ fn settings(mount_point: &Path) -> Settings {
     }
 }
 
-fn push(queue: &Queue, records: u64, pushed: &mut u64) -> anyhow::Result<Position> {
+pub fn push(queue: &Queue, records: u64, pushed: &mut u64) -> anyhow::Result<Position> {
     let mut last = Position::ZERO;
     for _ in 0..records {
         let record = NewRecord {
@@ -119,13 +168,13 @@ fn fill(mount_point: &Path) -> anyhow::Result<std::path::PathBuf> {
     Ok(filler)
 }
 
-fn dropped(metrics: &Metrics) -> u64 {
+pub fn dropped(metrics: &Metrics) -> u64 {
     let of =
         |reason| metrics.records_dropped.get_or_create(&ByStreamAndReason { stream: STREAM.to_owned(), reason }).get();
     of("tail_full") + of("quota")
 }
 
-fn until_safe(queue: &Queue, last: Position) -> anyhow::Result<Duration> {
+pub fn until_safe(queue: &Queue, last: Position) -> anyhow::Result<Duration> {
     let mut safe = queue.safe_through(ONE);
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

@@ -1,40 +1,53 @@
-//! Storms against the block store: kill -9, power cuts and a full disk, on real file systems.
+//! Storms against the queue: kill -9, power cuts, and disks that are full, read-only or out of inodes, on real file
+//! systems.
 //!
-//! `cargo test --test storm -- --kills 20 --cuts 25 --full`. The program runs itself again as the writer; the writer
-//! prints the last position of each group after `append` has returned. What was printed must be there afterwards.
+//! `cargo test --test storm -- --kills 20 --cuts 25 --full`. The program runs itself again as the writer, waits for a
+//! moment of its work (an epoch change, a rewrite, a start, ...), lets a random while pass, and hits. What the writer
+//! has said to be durable must be there afterwards, done, or counted in `skipped`.
 //! Power cuts need root: an ext4 file system on a loop device is shut down by `FS_IOC_SHUTDOWN` without its log being
 //! flushed, which loses the page cache and the uncommitted journal. Without root: exit code 77, "skipped".
 #![allow(missing_docs)]
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use forebay::config::Compression;
-use forebay::metrics::Metrics;
-use forebay::queue::block::{SealContext, SealedBlock, open, seal};
-use forebay::queue::recovery;
-use forebay::queue::store::{BlockStore as _, StoreError};
-use forebay::reading::{Field, Lineage, Name, Position, Record, Stamp, Trust, Value};
+use anyhow::Context as _;
 
+mod account;
+mod disk;
 mod full;
+mod hit;
+mod moment;
+mod read_only;
+mod store;
+mod writer;
+
+use disk::LoopDisk;
+use hit::{Ground, Storm};
 
 const SKIPPED: u8 = 77;
 const QUOTA_BYTES: u64 = 64 << 20;
+/// Of the writers' log, where a storm fails.
+const LOG_LINES_SHOWN: usize = 60;
 const STREAM: &str = "telemetry";
-const RECORDS: u64 = 60;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let count = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<u32>().ok()
+        arguments.get(at + 1)?.parse::<u64>().ok()
     };
     let result = match arguments.first().map(String::as_str) {
-        Some("write") => write_for_ever(Path::new(&arguments[1])).map(|()| false),
-        _ => storms(count("--kills").unwrap_or(10), count("--cuts"), arguments.iter().any(|a| a == "--full")),
+        Some("write") => {
+            writer::write_for_ever(Path::new(&arguments[1]), count("--seed").unwrap_or_default()).map(|()| false)
+        }
+        _ => storms(
+            count("--kills").unwrap_or(10),
+            count("--cuts"),
+            arguments.iter().any(|argument| argument == "--full"),
+            count("--seed").unwrap_or_else(|| fastrand::u64(..)),
+        ),
     };
     match result {
         Ok(false) => ExitCode::SUCCESS,
@@ -47,14 +60,11 @@ fn main() -> ExitCode {
 }
 
 /// Runs what was asked for; `true` where some of it was skipped.
-fn storms(kills: u32, cuts: Option<u32>, full: bool) -> anyhow::Result<bool> {
+fn storms(kills: u64, cuts: Option<u64>, full: bool, seed: u64) -> anyhow::Result<bool> {
+    println!("seed {seed}");
     let dir = tempfile::tempdir()?;
-    let mut done = Durable::default();
-    for kill in 0..kills {
-        done.write_until(dir.path(), 3 + kill % 11, |_| Ok(()))?;
-        done.check(dir.path()).with_context(|| format!("kill {kill}"))?;
-    }
-    println!("kill -9: {kills} of {kills} survived, {} blocks", done.last.map_or(0, |last| last / RECORDS + 1));
+    let done = storm(Ground::Directory(dir.path()), kills, seed).context("kill -9")?;
+    println!("kill -9: {done}");
     if cuts.is_none() && !full {
         return Ok(false);
     }
@@ -64,227 +74,37 @@ fn storms(kills: u32, cuts: Option<u32>, full: bool) -> anyhow::Result<bool> {
     }
     if let Some(cuts) = cuts {
         let disk = LoopDisk::make(256)?;
-        let mut done = Durable::default();
-        for cut in 0..cuts {
-            done.write_until(&disk.mount_point.join("state"), 2 + cut % 17, |_| disk.shut_down())?;
-            disk.remount()?;
-            done.check(&disk.mount_point.join("state")).with_context(|| format!("power cut {cut}"))?;
-        }
-        println!("power cut: {cuts} of {cuts} survived, {} blocks", done.last.map_or(0, |last| last / RECORDS + 1));
+        let done = storm(Ground::Disk(&disk), cuts, seed).context("power cut")?;
+        println!("power cut: {done}");
     }
     if full {
-        fill_disk()?;
+        store::fill_disk()?;
         full::beside_a_queue(&LoopDisk::make(96)?.mount_point)?;
         full::on_a_disk_smaller_than_the_quota(&LoopDisk::make(32)?.mount_point)?;
+        full::out_of_inodes(&LoopDisk::make_with(96, &["-N", "512"])?.mount_point)?;
+        read_only::for_what_is_opened(&LoopDisk::make(96)?)?;
+        read_only::for_all(&LoopDisk::make(96)?)?;
     }
     Ok(false)
 }
 
-/// What the writers have reported durable: all blocks of each life, up to this seq.
-#[derive(Default)]
-struct Durable {
-    last: Option<u64>,
-    lives: Vec<(u32, u64)>,
-}
-
-impl Durable {
-    /// Starts a writer, lets it report `groups` groups, does `hit`, kills it.
-    fn write_until(
-        &mut self,
-        dir: &Path,
-        groups: u32,
-        hit: impl Fn(&Child) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("write")
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start writer")?;
-        let output = child.stdout.take().context("writer's output")?;
-        let mut reported = None;
-        // Only what was read before the hit counts: later lines may have raced with it.
-        for line in BufReader::new(output).lines().take(groups as usize) {
-            let line = line?;
-            let (run, seq) = line.split_once(' ').context("writer's line")?;
-            reported = Some((run.parse()?, seq.parse()?));
+/// So many hits, each moment in its turn.
+fn storm(ground: Ground<'_>, hits: u64, seed: u64) -> anyhow::Result<Storm<'_>> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut storm = Storm::new(ground, log.path().to_owned(), seed);
+    let mut told = Instant::now();
+    for number in 0..hits {
+        if let Err(error) = storm.hit(number) {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let last: Vec<_> = text.lines().rev().take(LOG_LINES_SHOWN).collect();
+            eprintln!("what the writers logged last:");
+            last.iter().rev().for_each(|line| eprintln!("  {line}"));
+            return Err(error);
         }
-        let hit = hit(&child);
-        child.kill()?;
-        child.wait()?;
-        hit?;
-        let (run, seq) = reported.context("writer reported nothing")?;
-        ensure!(self.lives.last().is_none_or(|(before, _)| *before < run), "run {run} was given twice");
-        self.lives.push((run, seq));
-        self.last = Some(self.last.map_or(seq, |last| last + seq + 1));
-        Ok(())
-    }
-
-    /// Opens the queue and looks for every block that was reported durable.
-    fn check(&self, dir: &Path) -> anyhow::Result<()> {
-        let mut opened = recovery::open(dir, Some(QUOTA_BYTES), Metrics::new().0)?;
-        ensure!(opened.lost.is_empty(), "lost ranges: {:?}", opened.lost);
-        for (run, last) in &self.lives {
-            let mut seq = 0;
-            while seq <= *last {
-                let at = Position::new(*run, seq);
-                let block = opened.store.read(STREAM, at)?.with_context(|| format!("no block at {at}"))?;
-                ensure!(block.header.first == at, "block at {at} is missing, next is {}", block.header.first);
-                ensure!(open(&block)? == records_from(at), "block at {at} has other records");
-                seq += RECORDS;
-            }
+        if told.elapsed() > Duration::from_secs(60) {
+            told = Instant::now();
+            println!("{} of {hits}", number + 1);
         }
-        opened.store.close()?;
-        Ok(())
     }
-}
-
-/// The writer: a group of one to four blocks at a time, until it is killed or nobody listens.
-fn write_for_ever(dir: &Path) -> anyhow::Result<()> {
-    let mut opened = recovery::open(dir, Some(QUOTA_BYTES), Metrics::new().0)?;
-    let run = opened.state_value.run;
-    let mut seq = 0;
-    for group in 0u64.. {
-        let blocks = (0..1 + group % 4)
-            .map(|n| block_at(Position::new(run, seq + n * RECORDS)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        seq += blocks.len() as u64 * RECORDS;
-        opened.store.append(&blocks)?;
-        if group % 5 == 0 {
-            opened.state.save(&mut opened.state_value)?;
-        }
-        println!("{run} {}", seq - 1);
-        std::io::stdout().flush()?;
-    }
-    Ok(())
-}
-
-fn block_at(first: Position) -> anyhow::Result<SealedBlock> {
-    let context = SealContext {
-        stream: STREAM.into(),
-        lineage: Arc::new(Lineage { gateway: "storm".into(), queue: uuid::Uuid::nil(), boot_index: 0 }),
-        prev_last: None,
-        cursor_at_seal: Position::ZERO,
-        compression: Compression::None,
-    };
-    seal(&context, &records_from(first))
-}
-
-fn records_from(first: Position) -> Vec<Record> {
-    let text = |n: u64| format!("{:0>200}", first.packed().wrapping_mul(n + 3));
-    (0..RECORDS)
-        .map(|n| Record {
-            position: Position::from_packed(first.packed() + n),
-            skipped: 0,
-            stamp: Stamp { boot_ns: n, wall_us: 0, trust: Trust::Ntp },
-            source: Name::from("storm"),
-            device: Name::from("device"),
-            fields: vec![Field::new("text", Value::Text(text(n)))],
-        })
-        .collect()
-}
-
-/// Fills a small file system beside the queue: the append must be refused or fail cleanly, and go on once there is room.
-fn fill_disk() -> anyhow::Result<()> {
-    let disk = LoopDisk::make(96)?;
-    let dir = disk.mount_point.join("state");
-    let mut opened = recovery::open(&dir, Some(QUOTA_BYTES), Metrics::new().0)?;
-    let mut seq = 0;
-    let mut append = |opened: &mut recovery::Opened| -> Result<(), StoreError> {
-        let block = block_at(Position::new(1, seq)).map_err(|source| StoreError::Failed {
-            what: "seal",
-            path: String::new(),
-            source,
-        })?;
-        opened.store.append(&[block])?;
-        seq += RECORDS;
-        Ok(())
-    };
-    for _ in 0..100 {
-        append(&mut opened)?;
-    }
-    let filler = disk.mount_point.join("filler");
-    let mut file = std::fs::File::create(&filler)?;
-    while file.write_all(&[1; 65536]).is_ok() {}
-    drop(file);
-    let refused = append(&mut opened).err().context("an append on a full disk went through")?;
-    println!("full disk: {refused}");
-    let mut at = Position::new(1, 0);
-    for _ in 0..100 {
-        let block = opened.store.read(STREAM, at)?.with_context(|| format!("no block at {at} on the full disk"))?;
-        at = block.header.last.next();
-    }
-    std::fs::remove_file(&filler)?;
-    append(&mut opened).context("append once there is room")?;
-    println!("full disk: 100 of 100 blocks read, appends go on once there is room");
-    Ok(())
-}
-
-/// An ext4 file system in a file, mounted by a loop device; unmounted when dropped.
-struct LoopDisk {
-    image: PathBuf,
-    mount_point: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl LoopDisk {
-    fn make(mebibytes: u64) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let image = dir.path().join("image");
-        let mount_point = dir.path().join("mount");
-        std::fs::create_dir(&mount_point)?;
-        std::fs::File::create(&image)?.set_len(mebibytes << 20)?;
-        run(Command::new("mkfs.ext4").arg("-q").arg("-F").arg(&image))?;
-        let disk = Self { image, mount_point, _dir: dir };
-        disk.mount()?;
-        Ok(disk)
-    }
-
-    fn mount(&self) -> anyhow::Result<()> {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount_point))
-    }
-
-    fn remount(&self) -> anyhow::Result<()> {
-        run(Command::new("umount").arg(&self.mount_point))?;
-        self.mount()
-    }
-
-    /// Cuts the power: what is not on the device by now is gone.
-    fn shut_down(&self) -> anyhow::Result<()> {
-        let file = std::fs::File::open(&self.mount_point)?;
-        power::shut_down(&file).context("FS_IOC_SHUTDOWN")
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg(&self.mount_point));
-    }
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("start {:?}", command.get_program()))?;
-    if !status.success() {
-        bail!("{:?} ended with {status}", command.get_program());
-    }
-    Ok(())
-}
-
-/// The one ioctl that no safe crate wraps.
-mod power {
-    #![allow(unsafe_code)] // ioctl(2) that reads one integer of ours
-
-    use std::os::fd::AsRawFd as _;
-
-    /// `_IOR('X', 125, __u32)`, include/uapi/linux/fs.h of Linux.
-    const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
-    /// `FS_SHUTDOWN_FLAGS_NOLOGFLUSH`: nothing more is written, not even the journal.
-    const NO_LOG_FLUSH: u32 = 2;
-
-    pub(super) fn shut_down(file: &std::fs::File) -> std::io::Result<()> {
-        let flags = NO_LOG_FLUSH;
-        // SAFETY: the descriptor is open, and the pointer is to a live u32, which the call reads.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_SHUTDOWN as _, &raw const flags) };
-        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    }
+    Ok(storm)
 }

@@ -7,6 +7,7 @@
 //! account, and by kcat into the [`ledger`] of these tests.
 #![allow(clippy::unwrap_used, reason = "unwrap is how a test fails")]
 
+#[allow(dead_code, reason = "other tests need the rest")]
 mod agent;
 mod cluster;
 mod kafka;
@@ -17,3 +18,6 @@ mod process;
 mod scene;
 mod servers;
 mod silence;
+#[path = "../registry/stand_in.rs"]
+#[allow(dead_code, reason = "tests/uplink uses more of it")]
+mod stand_in;

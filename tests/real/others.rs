@@ -1,5 +1,8 @@
 //! Mosquitto restarted, Modbus units of others, noise on a line, signals; Kafka is the witness throughout.
 
+#[path = "encodings.rs"]
+mod encodings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -29,9 +29,14 @@ impl Kafka {
     pub fn start(dir: &Path) -> Self {
         let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings: Vec::new() }]);
         for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            output(script("kafka").arg("topic").arg(&kafka.nodes[0].dir).args([topic, partitions]));
+            kafka.topic(topic, partitions);
         }
         kafka
+    }
+
+    /// Makes a topic whose partitions have one copy.
+    pub fn topic(&self, name: &str, partitions: &str) {
+        output(script("kafka").arg("topic").arg(&self.nodes[0].dir).args([name, partitions]));
     }
 
     /// Starts three nodes with the same topics, each partition on all of them, of which two must have a record.

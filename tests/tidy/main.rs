@@ -17,7 +17,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("rumqttc", &["src/mqtt/session.rs"]),
     ("rumqttd", &["src/demo/"]),
     ("tokio_modbus", &["src/source/modbus/", "src/demo/"]),
-    ("hyper", &["src/status/"]),
+    ("hyper", &["src/status/", "src/registry/"]),
     ("clap", &["src/cli/"]),
     ("toml_edit", &["src/config/"]),
 ];

@@ -2,11 +2,16 @@
 #![cfg(feature = "demo")]
 #![allow(clippy::unwrap_used)]
 
+mod encodings;
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
 mod newest_first;
 mod rate;
+#[path = "../yardstick/rewriting.rs"]
+mod rewriting;
+#[path = "../registry/stand_in.rs"]
+mod stand_in;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,6 +87,7 @@ impl Bench {
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
+            output: Default::default(),
         };
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
         let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams.clone(), gateway };

@@ -12,8 +12,11 @@ use std::time::Duration;
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::lane::Lanes;
 use forebay::queue::scan::{self, Found};
-use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
+use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use forebay::reading::{Name, Position};
+
+pub mod rewriting;
+use rewriting::{put_together, split, stream_epoch};
 
 /// A segment is closed at this size.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -30,6 +33,8 @@ struct Segment {
     file: File,
     bytes: u64,
     blocks: Vec<Place>,
+    /// Passes of thinning that streams have seen; forgotten at a start, after which they are seen once more.
+    passes: Vec<(Name, u32)>,
 }
 
 /// Segment files below a directory.
@@ -93,7 +98,50 @@ impl Segment {
                 blocks.push(Place { header, offset, bytes: bytes.len() });
             }
         })?;
-        Ok(Self { number, file, bytes, blocks })
+        Ok(Self { number, file, bytes, blocks, passes: Vec::new() })
+    }
+}
+
+impl Segment {
+    fn block(&self, place: &Place) -> std::io::Result<SealedBlock> {
+        let mut bytes = vec![0; place.bytes];
+        self.file.read_exact_at(&mut bytes, place.offset)?;
+        Ok(SealedBlock { header: place.header.clone(), bytes })
+    }
+
+    fn all(&self) -> std::io::Result<Vec<SealedBlock>> {
+        self.blocks.iter().map(|place| self.block(place)).collect()
+    }
+}
+
+impl SegmentStore {
+    fn all_of(&self, numbers: &[u64]) -> std::io::Result<Vec<SealedBlock>> {
+        let chosen = self.segments.iter().filter(|segment| numbers.contains(&segment.number));
+        Ok(chosen.map(Segment::all).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn put_in_place(&mut self, replacement: &Replacement, lanes: &[(Name, Lanes)]) -> std::io::Result<bool> {
+        let numbers = &replacement.epochs;
+        let together = put_together(replacement, self.all_of(numbers)?, lanes)?;
+        let worth_it = together.is_some();
+        if let Some(blocks) = together {
+            let target = *numbers.iter().min().unwrap();
+            let frames: Vec<u8> = blocks.iter().flat_map(|block| block.bytes.iter().copied()).collect();
+            let new = self.dir.join("rewritten");
+            std::fs::write(&new, frames)?;
+            File::open(&new)?.sync_all()?;
+            std::fs::rename(new, self.dir.join(format!("segment-{target}")))?;
+            while let Some(at) = self.segments.iter().position(|s| s.number != target && numbers.contains(&s.number)) {
+                self.remove(at)?;
+            }
+            let segment = self.segments.iter_mut().find(|segment| segment.number == target).unwrap();
+            *segment = Segment::open(&self.dir, target)?;
+        }
+        for segment in self.segments.iter_mut().filter(|segment| numbers.contains(&segment.number)) {
+            segment.passes.retain(|(name, _)| *name != replacement.stream);
+            segment.passes.push((replacement.stream.clone(), replacement.pass));
+        }
+        Ok(worth_it)
     }
 }
 
@@ -113,9 +161,7 @@ impl BlockStore for SegmentStore {
         for segment in &self.segments {
             let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= at;
             if let Some(place) = segment.blocks.iter().find(mine) {
-                let mut bytes = vec![0; place.bytes];
-                self.io("read", segment.file.read_exact_at(&mut bytes, place.offset))?;
-                return Ok(Some(SealedBlock { header: place.header.clone(), bytes }));
+                return self.io("read", segment.block(place)).map(Some);
             }
         }
         Ok(None)
@@ -145,13 +191,20 @@ impl BlockStore for SegmentStore {
                 break;
             }
             let header = &place.header;
-            // Positions inside a block follow each other, but for what was dropped from memory.
             let first = lanes.first_open(header.first);
-            let records = u64::from(header.count).saturating_sub(lanes.done_positions(header.first, header.last));
-            let found =
-                oldest.get_or_insert(OldestBlocks { epoch: segment.number, first, last: first, records: 0, bytes: 0 });
+            let records = block::open(&self.io("read", segment.block(place))?).unwrap_or_default();
+            let open = || records.iter().filter(|record| !lanes.is_done(record.position));
+            let found = oldest.get_or_insert(OldestBlocks {
+                epoch: segment.number,
+                first,
+                last: first,
+                records: 0,
+                skipped: 0,
+                bytes: 0,
+            });
             found.last = header.last;
-            found.records += records;
+            found.records += open().count() as u64;
+            found.skipped += open().map(|record| record.skipped).sum::<u64>();
             found.bytes += place.bytes as u64;
         }
         Ok(oldest)
@@ -160,6 +213,29 @@ impl BlockStore for SegmentStore {
     fn reclaim(&mut self, _lanes: &[(Name, Lanes)], _percent: u64) -> Result<bool, StoreError> {
         // A plain file gives nothing back before it is deleted.
         Ok(false)
+    }
+
+    fn epochs_of(&self, stream: &str) -> StreamEpochs {
+        let writing = self.segments.last().map(|segment| segment.number);
+        let epochs = self.segments.iter().filter_map(|segment| {
+            let blocks = segment.blocks.iter().map(|place| (&place.header, place.bytes));
+            stream_epoch(segment.number, blocks, stream, &segment.passes, Some(segment.number) != writing)
+        });
+        StreamEpochs { epochs: epochs.collect(), bytes_max: self.segment_bytes }
+    }
+
+    fn blocks_of(
+        &mut self,
+        stream: &str,
+        epochs: &[u64],
+        lanes: &[(Name, Lanes)],
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        Ok(split(stream, self.io("read", self.all_of(epochs))?, lanes).0)
+    }
+
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        let replaced = self.put_in_place(&replacement, lanes);
+        self.io("rewrite", replaced)
     }
 
     fn held(&self) -> Vec<Held> {

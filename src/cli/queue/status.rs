@@ -20,6 +20,8 @@ struct Stream {
     bytes: u64,
     waiting: u64,
     done: u64,
+    /// Records thinned out, as those that wait tell.
+    thinned: u64,
     /// Wall time of the first record that waits and of the newest on disk, microseconds since 1970.
     oldest_us: Option<i64>,
     newest_us: Option<i64>,
@@ -60,6 +62,7 @@ impl Stream {
             bytes: 0,
             waiting: 0,
             done: 0,
+            thinned: 0,
             oldest_us: None,
             newest_us: None,
             unreadable: 0,
@@ -76,7 +79,7 @@ impl Stream {
         let all_waits = all_new && self.lanes.pairs().iter().any(open);
         let all_done = all_new && self.lanes.first_open(header.first) > header.last;
         let times_known = !is_last && (all_done || self.oldest_us.is_some());
-        if (all_waits || all_done) && times_known {
+        if (all_waits || all_done) && times_known && (all_done || !block.has_thinned) {
             *(if all_waits { &mut self.waiting } else { &mut self.done }) += u64::from(header.count);
             return;
         }
@@ -89,6 +92,7 @@ impl Stream {
                 self.done += 1;
             } else {
                 self.waiting += 1;
+                self.thinned = self.thinned.saturating_add(record.thinned);
                 self.oldest_us.get_or_insert(record.stamp.wall_us);
             }
             self.newest_us = Some(record.stamp.wall_us);
@@ -116,6 +120,7 @@ fn to_json(look: &Look, state: Option<&State>, streams: &[Stream], met: &walk::M
                 "stream": &*stream.name,
                 "waiting_records": stream.waiting,
                 "delivered_records": stream.done,
+                "thinned_records": stream.thinned,
                 "blocks": stream.blocks,
                 "bytes": stream.bytes,
                 "oldest_waiting": time(stream.oldest_us),
@@ -190,6 +195,9 @@ fn write_text(
             "{name:<20} {:>12} {:>12} {bytes:>10} {cursor:>16}  {oldest:<24}  {newest}",
             stream.waiting, stream.done
         )?;
+        if stream.thinned > 0 {
+            writeln!(out, "  {} records thinned out among those that wait", stream.thinned)?;
+        }
         let marks = known(state, &stream.name);
         if let Some((first, last)) = marks.and_then(|known| known.in_doubt) {
             let [first, last] = [first, last].map(Position::from_packed);

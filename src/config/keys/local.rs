@@ -117,13 +117,20 @@ pub(in crate::config) static QUEUE: Section = Section {
         ),
         key("window", Kind::Duration(50, 3_600_000), Is("1s"), "Durability window: what a power cut may cost."),
         key(
+            "window-outage",
+            Kind::Duration(50, 3_600_000),
+            Words("the window"),
+            "Durability window once the uplink has been down for 60 s, not shorter than `window`. A longer one spares \
+             flash, as each flush costs the file system blocks of its own; a group that has grown to 64 KiB is written \
+             without waiting longer.",
+        ),
+        key(
             "tail-bytes",
             Kind::Size(256 << 10, 256 << 20),
             Is("4 MiB"),
             "Most memory for records that are not on disk.",
         ),
         key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of blocks on disk."),
-        later("window-outage", "A longer window during an outage."),
         later("key", "Encryption at rest."),
         later("reserve", "Free space left to others."),
     ],
@@ -157,9 +164,15 @@ pub(in crate::config) static STREAM: Section = Section {
         ),
         key(
             "encoding",
-            Kind::Word(&["json"], &["avro", "protobuf"]),
-            Is("json"),
-            "How records are written into Kafka messages.",
+            Kind::Word(&["json", "avro", "protobuf"], &[]),
+            Words("`kafka.encoding`"),
+            "How its records are written into Kafka messages.",
+        ),
+        key(
+            "shape",
+            Kind::Word(&["wide", "narrow"], &[]),
+            Words("`kafka.shape`"),
+            "Whether a message is a whole reading or one field of it.",
         ),
         key("rate", Kind::Table("`{ records, bytes }`"), Words("none"), "How fast the stream may be sent."),
     ],
@@ -172,10 +185,19 @@ pub(in crate::config) static RETENTION: Section = Section {
     keys: &[
         key(
             "when-full",
-            Kind::Word(&["drop-oldest", "reject-newest"], &["thin"]),
+            Kind::Word(&["drop-oldest", "reject-newest", "thin"], &[]),
             Is("drop-oldest"),
             "`drop-oldest`: the oldest records make room; counted, and marked by `skipped` in the next one. \
-             `reject-newest`: new records are refused; MQTT publishers are not acknowledged, polled values are skipped and counted.",
+             `reject-newest`: new records are refused; MQTT publishers are not acknowledged, polled values are skipped and counted. \
+             `thin`: from 85 % of the limit on old records give way to fewer, oldest first, in intervals of the time since \
+             boot that double from pass to pass. Of each device the first and the last record of an interval stay, those \
+             with the lowest and the highest value of each numeric field, and the first and last change of any other; all \
+             are originals, and the next one says how many are gone (`skipped`, of these `thinned`). Records that were \
+             handed to Kafka's client stay. No interval is longer than a twelfth of the time covered, so each tenth of it \
+             has records of every device that gives some; what does not fit so is dropped as by `drop-oldest`. Nothing \
+             needs to be dropped, however long an outage lasts, where the limit is at least devices × 10 × (2 + 2 × fields) \
+             × bytes of a record before compression, if compression leaves a third. A stream that is thinned beside one of \
+             the same priority that drops gives way while it is the larger one.",
         ),
         key(
             "size",

@@ -39,10 +39,24 @@ pub(in crate::config) static KAFKA: Section = Section {
         ),
         key(
             "encoding",
-            Kind::Word(&["json"], &["avro", "protobuf"]),
+            Kind::Word(&["json", "avro", "protobuf"], &[]),
             Is("json"),
-            "How records are written into Kafka messages.",
+            "How records are written into Kafka messages; streams may differ. Avro and Protobuf need `registry`. \
+             See `docs/encodings.md`.",
         ),
+        key(
+            "shape",
+            Kind::Word(&["wide", "narrow"], &[]),
+            Is("wide"),
+            "`wide`: a message is a whole reading. `narrow`: a message is one field of it. Streams may differ.",
+        ),
+        key(
+            "registry",
+            Kind::Table("`{ url, username, password-file, ca, timeout }`"),
+            Words("none"),
+            "The Schema Registry that Avro and Protobuf need.",
+        ),
+        key("cloudevents", Kind::Boolean, Is("false"), "Whether messages bear CloudEvents headers (binary mode)."),
         key(
             "properties",
             Kind::Table("text, number or boolean by librdkafka property name; at most 64"),
@@ -56,9 +70,43 @@ pub(in crate::config) static KAFKA: Section = Section {
             Words("none"),
             "How much may go over a metered link.",
         ),
-        later("registry", "A Schema Registry."),
         later("transactional-id", "For exactly once."),
         later("dead-letter-topic", "A topic for records that Kafka refuses."),
+    ],
+};
+
+pub(in crate::config) static REGISTRY: Section = Section {
+    title: "[kafka.registry]",
+    about: "A Schema Registry that speaks Confluent's HTTP API. Ids are kept on disk: once a schema is registered, the \
+            registry may be away. At most 1000 fields a topic.",
+    base: None,
+    keys: &[
+        key(
+            "url",
+            Kind::Text("`http://host:port` or `https://host:port`, a path may follow"),
+            Required,
+            "Where it is.",
+        ),
+        key("username", Kind::Text("text without a colon"), Words("none"), "User name for basic authentication."),
+        key("password-file", Kind::Text("a path"), Words("none"), "File whose first line is the password."),
+        key(
+            "password-credential",
+            Kind::Text("a file name"),
+            Words("none"),
+            "Name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`) that holds the password.",
+        ),
+        key(
+            "ca",
+            Kind::Text("a path"),
+            Words("the system's"),
+            "PEM file of certificates that an `https` registry's certificate must lead to; read at each connection.",
+        ),
+        key(
+            "timeout",
+            Kind::Duration(100, 120_000),
+            Is("10s"),
+            "How long one request may take; it is tried again with growing pauses, at most a minute.",
+        ),
     ],
 };
 

@@ -11,6 +11,7 @@ pub(crate) fn records_from(first: Position, count: u64) -> Vec<Record> {
         .map(|n| Record {
             position: Position::from_packed(first.packed() + n),
             skipped: if n == 2 { 7 } else { 0 },
+            thinned: 0,
             stamp: Stamp {
                 boot_ns: 5_000_000_000 + n * 1_000_000,
                 wall_us: 1_795_348_800_123_456 + n as i64 * 1_000,
@@ -53,6 +54,24 @@ fn write_sample() {
     std::io::Write::write_all(&mut file, &sealed(&sample_records(20)).bytes).unwrap();
 }
 
+#[test]
+#[ignore = "writes the sample with thinned records; run by hand once per version"]
+fn write_thinned_sample() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/queue/block-v1-thinned.bin");
+    let mut file = std::fs::File::create_new(path).unwrap();
+    std::io::Write::write_all(&mut file, &sealed(&thinned_records()).bytes).unwrap();
+}
+
+/// Every other record left out, as the next one says.
+fn thinned_records() -> Vec<Record> {
+    let mut records: Vec<Record> = sample_records(21).into_iter().step_by(2).collect();
+    for record in &mut records[1..] {
+        record.skipped += 1;
+        record.thinned = 1;
+    }
+    records
+}
+
 pub(crate) fn sealed(records: &[Record]) -> SealedBlock {
     seal(&context(Compression::Zstd), records).unwrap()
 }
@@ -81,6 +100,25 @@ fn the_stored_sample_of_version_1_decodes_for_ever() {
 }
 
 #[test]
+fn the_stored_sample_with_thinned_records_decodes_for_ever() {
+    let stored = include_bytes!("../../../tests/data/queue/block-v1-thinned.bin");
+    let block = parse(stored).unwrap();
+    assert_eq!((block.bytes.len(), u16_at(stored, 24) & FLAG_THINNED), (stored.len(), FLAG_THINNED));
+    assert_eq!(open(&block).unwrap(), thinned_records());
+}
+
+#[test]
+fn only_a_block_with_thinned_records_bears_their_flag() {
+    let flags = |records: &[Record]| u16_at(&sealed(records).bytes, 24) & FLAG_THINNED;
+    assert_eq!((flags(&sample_records(9)), flags(&thinned_records())), (0, FLAG_THINNED));
+    // Version 1 without it is as it ever was.
+    assert_eq!(
+        v1::encode(&sample_records(9), true).unwrap().len(),
+        v1::encode(&sample_records(9), false).unwrap().len() + 9
+    );
+}
+
+#[test]
 fn a_newer_version_is_recognised_whole() {
     let mut block = sealed(&sample_records(3));
     block.bytes[8] = 2;
@@ -92,8 +130,8 @@ fn a_newer_version_is_recognised_whole() {
 
 #[test]
 fn reserved_bits_make_a_block_newer_not_damaged() {
-    // Codec 3, the flag of thinned records, the last flag, key id, nonce.
-    for (at, bits) in [(24, 0b11), (24, 0b100), (25, 0x80), (100, 1), (103, 1), (104, 1), (127, 1)] {
+    // Codec 3, the first flag that says nothing yet, the last flag, key id, nonce.
+    for (at, bits) in [(24, 0b11), (24, 0b1000), (25, 0x80), (100, 1), (103, 1), (104, 1), (127, 1)] {
         let mut block = sealed(&sample_records(3));
         block.bytes[at] |= bits;
         let sum = checksum(&block.bytes);
@@ -148,16 +186,18 @@ fn any_value() -> impl Strategy<Value = Value> {
 fn any_record() -> impl Strategy<Value = Record> {
     let stamp = (any::<u64>(), any::<i64>(), 0u8..6);
     let fields = proptest::collection::vec(("[a-z_]{1,12}", any_value()), 0..6);
-    (any::<u64>(), stamp, "[a-z]{0,6}", "[a-z]{0,6}", fields).prop_map(|(skipped, stamp, source, device, fields)| {
-        Record {
+    let counts = (any::<u64>(), prop_oneof![Just(0), any::<u64>()]);
+    (counts, stamp, "[a-z]{0,6}", "[a-z]{0,6}", fields).prop_map(
+        |((skipped, thinned), stamp, source, device, fields)| Record {
             position: Position::ZERO,
             skipped,
+            thinned,
             stamp: Stamp { boot_ns: stamp.0, wall_us: stamp.1, trust: Trust::from_u8(stamp.2) },
             source: source.into(),
             device: device.into(),
             fields: fields.into_iter().map(|(name, value)| Field::new(name, value)).collect(),
-        }
-    })
+        },
+    )
 }
 
 proptest! {
@@ -170,7 +210,8 @@ proptest! {
         let block = sealed(&records);
         prop_assert_eq!(open(&parse(&block.bytes).unwrap()).unwrap(), records.clone());
         let estimate: usize = records.iter().map(record_bytes).sum();
-        prop_assert!(v1::encode(&records).unwrap().len() <= estimate + 16);
+        let with_thinned = records.iter().any(|record| record.thinned > 0);
+        prop_assert!(v1::encode(&records, with_thinned).unwrap().len() <= estimate + 16);
     }
 
     #[test]

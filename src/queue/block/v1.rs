@@ -1,7 +1,7 @@
 //! Block body, version 1. Frozen: what is here describes bytes that are on gateways' flash, and never changes.
 //!
 //! postcard of a dictionary and of records that refer to it. Positions and times are differences from the record
-//! before, so that they take a byte or two.
+//! before, so that they take a byte or two. A block under the flag of thinned records has one number more in each.
 
 use std::collections::HashMap;
 
@@ -11,20 +11,45 @@ use serde::{Deserialize, Serialize};
 use super::Header;
 use crate::reading::{FIELDS_MAX, Name, Position, Record, Stamp, Trust, Value};
 
+/// The number that a record has only under the flag of thinned records; without it there is no byte of it.
+trait Thinned: Copy {
+    fn new(thinned: u64) -> Self;
+    fn count(self) -> u64;
+}
+
+impl Thinned for () {
+    fn new(_: u64) -> Self {}
+
+    fn count(self) -> u64 {
+        0
+    }
+}
+
+impl Thinned for u64 {
+    fn new(thinned: u64) -> Self {
+        thinned
+    }
+
+    fn count(self) -> u64 {
+        self
+    }
+}
+
 #[derive(Serialize, Deserialize)]
-struct Body<'a> {
+struct Body<'a, T> {
     /// Source, device and field names, each once, in order of first use.
     #[serde(borrow)]
     names: Vec<&'a str>,
     #[serde(borrow)]
-    records: Vec<RecordV1<'a>>,
+    records: Vec<RecordV1<'a, T>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct RecordV1<'a> {
+struct RecordV1<'a, T> {
     /// From the position before (the first: from the header's `first`).
     position_delta: u64,
     skipped: u64,
+    thinned: T,
     /// From the record before (the first: from 0), wrapping.
     boot_delta_ns: i64,
     /// `wall_us - boot_ns / 1000` less that of the record before (the first: 0), wrapping.
@@ -67,8 +92,12 @@ fn offset_us(stamp: &Stamp) -> i64 {
     stamp.wall_us.wrapping_sub((stamp.boot_ns / 1_000) as i64)
 }
 
-/// The body of these records, which ascend.
-pub(super) fn encode(records: &[Record]) -> anyhow::Result<Vec<u8>> {
+/// The body of these records, which ascend; `with_thinned` is the flag of the header.
+pub(super) fn encode(records: &[Record], with_thinned: bool) -> anyhow::Result<Vec<u8>> {
+    if with_thinned { encode_as::<u64>(records) } else { encode_as::<()>(records) }
+}
+
+fn encode_as<T: Thinned + Serialize>(records: &[Record]) -> anyhow::Result<Vec<u8>> {
     let mut dictionary = Dictionary::default();
     let mut encoded = Vec::with_capacity(records.len());
     let mut position = records.first().map(|record| record.position.packed()).unwrap_or_default();
@@ -81,6 +110,7 @@ pub(super) fn encode(records: &[Record]) -> anyhow::Result<Vec<u8>> {
         encoded.push(RecordV1 {
             position_delta: packed - position,
             skipped: record.skipped,
+            thinned: T::new(record.thinned),
             boot_delta_ns: record.stamp.boot_ns.wrapping_sub(boot_ns) as i64,
             offset_delta_us: offset_us(&record.stamp).wrapping_sub(offset),
             trust: record.stamp.trust as u8,
@@ -104,9 +134,13 @@ fn value_v1(value: &Value) -> ValueV1<'_> {
     }
 }
 
-/// The records of a body; checked against the header.
-pub(super) fn decode(header: &Header, plain: &[u8]) -> anyhow::Result<Vec<Record>> {
-    let (body, rest) = postcard::take_from_bytes::<Body<'_>>(plain).context("decode block")?;
+/// The records of a body; checked against the header, whose flag is `with_thinned`.
+pub(super) fn decode(header: &Header, plain: &[u8], with_thinned: bool) -> anyhow::Result<Vec<Record>> {
+    if with_thinned { decode_as::<u64>(header, plain) } else { decode_as::<()>(header, plain) }
+}
+
+fn decode_as<'a, T: Thinned + Deserialize<'a>>(header: &Header, plain: &'a [u8]) -> anyhow::Result<Vec<Record>> {
+    let (body, rest) = postcard::take_from_bytes::<Body<'a, T>>(plain).context("decode block")?;
     ensure!(rest.is_empty(), "{} bytes follow the block's records", rest.len());
     ensure!(body.records.len() == header.count as usize, "block has {} records", body.records.len());
     let names: Vec<Name> = body.names.iter().map(|name| Name::from(*name)).collect();
@@ -126,6 +160,7 @@ pub(super) fn decode(header: &Header, plain: &[u8]) -> anyhow::Result<Vec<Record
         records.push(Record {
             position: Position::from_packed(position),
             skipped: record.skipped,
+            thinned: record.thinned.count(),
             stamp: Stamp {
                 boot_ns,
                 wall_us: offset.wrapping_add((boot_ns / 1_000) as i64),

@@ -31,26 +31,49 @@ impl EpochStore {
             if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes || oldest.epoch != number) {
                 break;
             }
-            let records = self.open_records(number, &entry, from, lanes)?;
+            let (records, skipped) = self.open_records(number, &entry, from, lanes)?;
             let first = lanes.first_open(from.max(entry.first()));
-            let found = oldest.get_or_insert(OldestBlocks { epoch: number, first, last: first, records: 0, bytes: 0 });
+            let found = oldest.get_or_insert(OldestBlocks {
+                epoch: number,
+                first,
+                last: first,
+                records: 0,
+                skipped: 0,
+                bytes: 0,
+            });
             found.last = entry.last();
             found.records += records;
+            found.skipped += skipped;
             found.bytes += u64::from(entry.bytes);
         }
         Ok(oldest)
     }
 
-    /// Records of a block at or after a position that are not done; it is read only where some of it are.
-    fn open_records(&mut self, number: u64, entry: &Entry, from: Position, lanes: &Lanes) -> anyhow::Result<u64> {
+    /// Records of a block at or after a position that are not done, and those that they tell of. It is read only where
+    /// some of it are done, or where it may have been thinned.
+    fn open_records(
+        &mut self,
+        number: u64,
+        entry: &Entry,
+        from: Position,
+        lanes: &Lanes,
+    ) -> anyhow::Result<(u64, u64)> {
         let lane = lanes.lane_at(entry.first());
-        if from.max(lane.next) <= entry.first() && entry.last() < lane.end {
-            return Ok(u64::from(entry.count));
+        let is_whole = from.max(lane.next) <= entry.first() && entry.last() < lane.end;
+        let is_original = self.epochs.get(&number).is_some_and(|epoch| epoch.generation == 0);
+        if is_whole && is_original {
+            return Ok((u64::from(entry.count), 0));
         }
-        let Got::Block(block) = self.get(number, entry)? else { return Ok(0) };
+        let Got::Block(block) = self.get(number, entry)? else {
+            return Ok((if is_whole { u64::from(entry.count) } else { 0 }, 0));
+        };
+        if is_whole && !block::has_thinned(&block.bytes) {
+            return Ok((u64::from(entry.count), 0));
+        }
         let records = block::open(&block).unwrap_or_default();
         let is_open = |position: Position| position >= from && !lanes.is_done(position);
-        Ok(records.iter().filter(|record| is_open(record.position)).count() as u64)
+        let open = || records.iter().filter(|record| is_open(record.position));
+        Ok((open().count() as u64, open().map(|record| record.skipped).sum()))
     }
 
     /// See [`BlockStore::reclaim`].

@@ -2,10 +2,10 @@
 //!
 //! sled cuts its log at the first bad byte when it opens it, and overwrites what follows. So an epoch that was not
 //! closed in order is never opened: its blocks are found by raw scan and written into a new generation, and only when
-//! that is durable does the old one go. An epoch that was closed is opened only if the raw scan finds every block of
-//! its summary.
+//! that is durable does the old one go. An epoch that was closed is read as it is only if the raw scan finds every block
+//! of its summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -13,10 +13,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::database::Database;
-use super::writer::{epoch_name, get_block, parse_name, tree_of};
+use super::reader::Reader;
+use super::thinning::Mark;
+use super::writer::{epoch_name, parse_name, tree_of};
 use super::{Epoch, EpochStore};
 use crate::metrics::ByKind;
-use crate::queue::block::{self, SEGMENT_BYTES, SealedBlock};
+use crate::queue::block::{SEGMENT_BYTES, SealedBlock};
 use crate::queue::disk;
 use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::{self, Entry};
@@ -37,6 +39,17 @@ pub(super) struct Frames {
     left_out: u64,
 }
 
+impl Frames {
+    pub(super) fn of(blocks: Vec<SealedBlock>) -> Self {
+        Self { blocks, newer: Vec::new(), left_out: 0 }
+    }
+
+    /// Whether `blocks` are all there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.newer.is_empty() && self.left_out == 0
+    }
+}
+
 pub(super) fn has_newer(epoch_dir: &Path) -> bool {
     epoch_dir.join(NEWER_MARK).exists()
 }
@@ -50,21 +63,23 @@ impl EpochStore {
                 generations.entry(number).or_default().push(generation);
             }
         }
-        for (number, mut found) in generations {
-            found.sort_unstable();
+        generations.values_mut().for_each(|found| found.sort_unstable());
+        let replaced = self.replaced(&generations);
+        for (number, found) in generations {
             let dir_of = |generation: &u32| self.queue_dir.join(epoch_name(number, *generation));
             // A rewritten generation has its summary last: the highest with one is whole, a higher one is not.
-            let complete = found.iter().rev().find(|generation| summary::read(&dir_of(generation)).is_some());
-            let keep = *complete.unwrap_or(&found[0]);
-            for generation in found.iter().filter(|generation| **generation != keep) {
-                disk::bury(&dir_of(generation)).context("remove incomplete generation")?;
+            let keep = self.complete(number, &found).unwrap_or(found[0]);
+            let is_replaced = replaced.contains(&number);
+            for generation in found.iter().filter(|generation| is_replaced || **generation != keep) {
+                disk::bury(&dir_of(generation)).context("remove incomplete or replaced generation")?;
+            }
+            self.next_number = number + 1;
+            if is_replaced {
+                continue;
             }
             let dir = dir_of(&keep);
             let entries = summary::read(&dir);
-            let totals = summary::totals(entries.as_deref().unwrap_or_default());
-            let disk_bytes = disk::used_bytes(&dir, &|_| false);
-            self.epochs.insert(number, Epoch { generation: keep, dir, totals, disk_bytes, checked: false });
-            self.next_number = number + 1;
+            self.epochs.insert(number, Epoch::new(keep, &dir, entries.as_deref().unwrap_or_default(), false));
             // Marked by an older agent: what this one can read of it joins the index, and the mark goes.
             let upgraded = entries.is_some() && has_newer(&self.epochs[&number].dir) && {
                 self.scan_epoch(number).is_ok_and(|frames| frames.newer.is_empty())
@@ -73,7 +88,26 @@ impl EpochStore {
                 self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
             }
         }
+        // A number that a mark names is not given again, or the mark would tell of another epoch.
+        let named_last = replaced.last().map_or(0, |number| number + 1);
+        self.next_number = self.next_number.max(named_last);
         Ok(())
+    }
+
+    /// The highest generation with a summary.
+    fn complete(&self, number: u64, generations: &[u32]) -> Option<u32> {
+        let is_complete =
+            |generation: &&u32| summary::read(&self.queue_dir.join(epoch_name(number, **generation))).is_some();
+        generations.iter().rev().find(is_complete).copied()
+    }
+
+    /// Numbers of epochs that others say they replace.
+    fn replaced(&self, generations: &BTreeMap<u64, Vec<u32>>) -> BTreeSet<u64> {
+        // Only a generation that was written anew can say so.
+        let rewritten = generations.iter().filter(|(_, found)| found.last().is_some_and(|generation| *generation > 0));
+        let complete = rewritten.filter_map(|(number, found)| Some((*number, self.complete(*number, found)?)));
+        let dirs = complete.map(|(number, generation)| self.queue_dir.join(epoch_name(number, generation)));
+        dirs.flat_map(|dir| Mark::read(&dir).replaced).collect()
     }
 
     /// Writes an epoch's whole blocks, by raw scan, into its next generation; an empty epoch is removed.
@@ -130,10 +164,8 @@ impl EpochStore {
             }
         })
         .context("raw scan")?;
-        if past.unreadable > 0 {
-            tracing::error!(epoch = number, pieces = past.unreadable, "the device cannot read parts of an epoch");
-            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(past.unreadable);
-        }
+        let unreadable = past.unreadable;
+        self.count_unreadable(number, unreadable);
         // sled writes a log in order, but reuses segments: the order of blocks is by position.
         frames.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         Ok(frames)
@@ -164,7 +196,7 @@ impl EpochStore {
         if dir.exists() {
             disk::bury(&dir)?;
         }
-        let entries = write_generation(&dir, &frames).inspect_err(|_| {
+        let entries = write_generation(&dir, &frames, &Mark::read(&old_dir)).inspect_err(|_| {
             // Its lack of a summary says that it is incomplete; the old generation stays in force.
             let _ = disk::bury(&dir);
         })?;
@@ -173,47 +205,53 @@ impl EpochStore {
         } else {
             disk::bury(&old_dir)?
         }
-        let disk_bytes = disk::used_bytes(&dir, &|_| false);
-        let totals = summary::totals(&entries);
-        self.epochs.insert(number, Epoch { generation, dir, totals, disk_bytes, checked: true });
+        self.epochs.insert(number, Epoch::new(generation, &dir, &entries, true));
         self.index = None;
         Ok(())
     }
 
     /// Opens a closed epoch for reading, once its raw bytes are known to hold what its summary names.
-    pub(super) fn open_checked(&mut self, number: u64) -> anyhow::Result<Database> {
+    pub(super) fn open_checked(&mut self, number: u64) -> anyhow::Result<Reader> {
         let epoch = self.epochs.get(&number).context("no such epoch")?;
         let dir = epoch.dir.clone();
         if epoch.checked {
-            return Database::open(&dir, SEGMENT_BYTES);
+            return Reader::open(&dir);
         }
-        let frames = self.scan_epoch(number)?;
         let Some(expected) = summary::read(&dir) else {
             // It was given up after a failed append and could not be rescued at once.
+            let frames = self.scan_epoch(number)?;
             self.rewrite(number, frames, false)?;
             self.count_salvaged(number);
             let epoch = self.epochs.get(&number).context("epoch holds no block")?;
-            return Database::open(&epoch.dir, SEGMENT_BYTES);
+            return Reader::open(&epoch.dir);
         };
-        if !frames.newer.is_empty() {
+        let reader = Reader::open(&dir)?;
+        if reader.newer > 0 {
             self.mark_newer(number)?;
         }
-        if frames.blocks.len() + frames.newer.len() >= expected.len()
-            && let Ok(mut database) = Database::open(&dir, SEGMENT_BYTES)
-            && expected.iter().all(|entry| is_whole(&mut database, entry))
-        {
+        let missing = expected.iter().filter(|entry| !reader.holds(entry)).count().saturating_sub(reader.newer);
+        if missing == 0 {
+            self.count_unreadable(number, reader.unreadable);
             if let Some(epoch) = self.epochs.get_mut(&number) {
                 epoch.checked = true;
             }
-            return Ok(database);
+            return Ok(reader);
         }
-        let missing = expected.len().saturating_sub(frames.blocks.len() + frames.newer.len());
+        drop(reader);
         tracing::warn!(epoch = number, blocks_lost = missing, "epoch is damaged, its whole blocks are being rescued");
         self.metrics.queue_blocks_lost.inc_by(missing as u64);
+        let frames = self.scan_epoch(number)?;
         self.rewrite(number, frames, true)?;
         self.count_salvaged(number);
         let epoch = self.epochs.get(&number).context("no block of the epoch is whole")?;
-        Database::open(&epoch.dir, SEGMENT_BYTES)
+        Reader::open(&epoch.dir)
+    }
+
+    fn count_unreadable(&self, number: u64, pieces: u64) {
+        if pieces > 0 {
+            tracing::error!(epoch = number, pieces, "the device cannot read parts of an epoch");
+            self.metrics.queue_store_failures.get_or_create(&ByKind { kind: "unreadable" }).inc_by(pieces);
+        }
     }
 
     /// Marks an epoch as one that a newer agent has to read, so that it is not deleted as done.
@@ -251,15 +289,8 @@ fn frame_id(found: &Found<'_>) -> (u32, usize) {
     (crc32c::crc32c(bytes), bytes.len())
 }
 
-fn is_whole(database: &mut Database, entry: &Entry) -> bool {
-    let value = get_block(database, entry.key).ok().flatten();
-    value.is_some_and(
-        |bytes| !matches!(block::parse(&bytes), Err(ref error) if !matches!(error, block::FrameError::Newer { .. })),
-    )
-}
-
 /// A generation with everything durable; the summary, which says that it is complete, comes last.
-fn write_generation(dir: &Path, frames: &Frames) -> anyhow::Result<Vec<Entry>> {
+pub(super) fn write_generation(dir: &Path, frames: &Frames, mark: &Mark) -> anyhow::Result<Vec<Entry>> {
     let mut database = Database::open(dir, SEGMENT_BYTES)?;
     let mut entries = Vec::with_capacity(frames.blocks.len());
     for (key, block) in (0u64..).zip(&frames.blocks) {
@@ -274,6 +305,7 @@ fn write_generation(dir: &Path, frames: &Frames) -> anyhow::Result<Vec<Entry>> {
     if !frames.newer.is_empty() {
         File::create(dir.join(NEWER_MARK))?.sync_all()?;
     }
+    mark.write(dir)?;
     summary::write(dir, &entries)?;
     Ok(entries)
 }

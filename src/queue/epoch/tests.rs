@@ -5,7 +5,7 @@ use super::writer::parse_name;
 use super::*;
 use crate::config::Compression;
 use crate::queue::block::tests::{context, records_from};
-use crate::queue::block::{SealContext, seal};
+use crate::queue::block::{self, SealContext, seal};
 use crate::reading::Record;
 use proptest::prelude::*;
 
@@ -135,6 +135,30 @@ fn at_the_quota_the_append_is_refused_and_dropping_the_oldest_makes_room() {
         store.remove_done(&[("telemetry".into(), Lanes::from_cursor(oldest.last.next()))]).unwrap();
     }
     assert!(store.disk_bytes() <= QUOTA_BYTES);
+}
+
+#[test]
+fn reading_takes_no_disk_and_changes_no_file_of_a_closed_epoch() {
+    let files = |dir: &Path| {
+        let files = epoch_dirs(dir).into_iter().flat_map(|epoch| fs::read_dir(epoch).unwrap());
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).filter(|path| path.is_file()).collect();
+        files.sort();
+        files.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    let blocks: Vec<SealedBlock> = (0..400).map(|n| block_of("telemetry", n)).collect();
+    blocks.chunks(9).for_each(|group| store.append(group).unwrap());
+    store.close().unwrap();
+    let (before, used_bytes) = (files(dir.path()), disk::used_bytes(dir.path(), &|_| false));
+    assert!(epoch_dirs(dir.path()).len() > 3);
+    for _ in 0..2 {
+        assert_eq!(read_all(&mut store, "telemetry"), expected(400));
+        drop(store);
+        store = open_store(dir.path());
+    }
+    assert!(files(dir.path()) == before, "a read has written");
+    assert_eq!(disk::used_bytes(dir.path(), &|_| false), used_bytes);
 }
 
 #[test]

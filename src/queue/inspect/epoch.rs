@@ -22,6 +22,8 @@ pub struct BlockAt {
     pub header: Header,
     /// Bytes of its frame.
     pub bytes: usize,
+    /// Its records tell of others that were thinned out.
+    pub has_thinned: bool,
     offset: u64,
 }
 
@@ -125,7 +127,8 @@ impl EpochView {
             match found {
                 Found::Block { header, bytes } => {
                     frames_end = offset + bytes.len() as u64;
-                    blocks.push(BlockAt { header, bytes: bytes.len(), offset });
+                    let has_thinned = block::has_thinned(bytes);
+                    blocks.push(BlockAt { header, bytes: bytes.len(), has_thinned, offset });
                 }
                 Found::Newer { version, bytes } => {
                     frames_end = offset + bytes.len() as u64;

@@ -89,11 +89,14 @@ impl Driver {
         let mut shared = inner.lock();
         let now_ns = inner.now_ns();
         let mut ages = Vec::with_capacity(cuts.len());
+        let tail_bytes_before = shared.tail_bytes;
         for (cut, bytes) in cuts.iter().zip(bytes_of) {
             let left = shared.streams[cut.stream].sealed(cut.last, *bytes);
             shared.tail_bytes -= left.tail_bytes;
             ages.push(left.oldest_pushed_ns);
         }
+        let left_bytes = tail_bytes_before.saturating_sub(shared.tail_bytes) as u64;
+        shared.outage.note_group(left_bytes, bytes_of.iter().sum());
         for age in ages {
             shared.note_age(age, now_ns, &inner.metrics);
         }
@@ -102,7 +105,7 @@ impl Driver {
         shared.disk_bytes = disk_bytes.unwrap_or(shared.disk_bytes);
         inner.metrics.queue_written_bytes.inc_by(bytes_of.iter().sum());
         inner.metrics.queue_blocks_sealed.inc_by(blocks);
-        if shared.uplink_up {
+        if shared.outage.is_up() {
             inner.metrics.queue_blocks_sealed_while_up.inc_by(blocks);
         }
         drop(shared);

@@ -77,6 +77,11 @@ impl Handed {
         self.highest.iter().copied().filter(|position| start <= *position && *position < end).max()
     }
 
+    /// The highest position handed out of any lane.
+    pub(super) fn highest(&self) -> Option<Position> {
+        self.highest.iter().copied().max()
+    }
+
     /// Records read that an acknowledgement of this range, both ends included, takes out.
     pub(super) fn retire(&mut self, from: Position, through: Position) -> u64 {
         let mut retired = 0;
@@ -132,6 +137,7 @@ mod tests {
         let record = |seq| Record {
             position: at(seq),
             skipped: 0,
+            thinned: 0,
             stamp: Stamp { boot_ns: 0, wall_us: 0, trust: Trust::Unknown },
             source: "s".into(),
             device: "d".into(),

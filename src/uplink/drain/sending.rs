@@ -6,7 +6,6 @@ use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::{Limit, PeekError};
 use crate::uplink::delivery::Sent;
-use crate::uplink::encode::encode_json;
 use crate::uplink::reader::Ready;
 
 /// What one stream sends before an equal one has its turn.
@@ -60,7 +59,7 @@ impl Drain<'_> {
             }
             let outlet = &mut self.outlets[place];
             let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
-            if room == 0 || !self.read_ahead(place, room) {
+            if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place) {
                 break;
             }
             match self.send_next(client, place) {
@@ -89,6 +88,10 @@ impl Drain<'_> {
     fn begin_turn(&mut self, place: usize) -> bool {
         let down = self.health().is_down();
         let outlet = &mut self.outlets[place];
+        if outlet.lane.is_partial() {
+            // The rest of a record goes before anything else.
+            return true;
+        }
         if down && outlet.reader.is_newest_first() && outlet.lane.in_flight().0 > 0 {
             return false;
         }
@@ -120,25 +123,32 @@ impl Drain<'_> {
         false
     }
 
-    /// Sends the record that is ready; it stays ready where the client does not take it. Gives its bytes.
+    /// Sends the messages of the record that is ready; those that the client does not take are sent next. Gives their
+    /// bytes.
     fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
-        let Some(Ready { lane, record, lineage }) = outlet.reader.ready() else { return Ok(0) };
-        self.payload.clear();
-        encode_json(&mut self.payload, &outlet.name, lineage, record, &self.settings.gateway.tags);
+        let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let (position, bytes) = (record.position, self.payload.len() + record.device.len());
-        let serial = outlet.lane.next_serial();
-        let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-        let outgoing =
-            Outgoing { topic: &outlet.topic, key: &record.device, payload: &self.payload, timestamp_ms, token };
-        if let Err(error) = client.send(outgoing) {
-            self.tokens.give_back(token);
-            return Err(error);
+        let count = outlet.front.encoded.count();
+        let bytes = outlet.front.encoded.bytes() + count * record.device.len();
+        while outlet.front.handed_over < count {
+            let index = outlet.front.handed_over;
+            let serial = outlet.lane.next_serial();
+            let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
+            let payload = outlet.front.encoded.payload(index);
+            let headers = outlet.front.encoded.headers(index);
+            let key = &record.device;
+            let outgoing = Outgoing { topic: &outlet.topic, key, payload, headers: &headers, timestamp_ms, token };
+            if let Err(error) = client.send(outgoing) {
+                self.tokens.give_back(token);
+                return Err(error);
+            }
+            outlet.front.handed_over += 1;
+            outlet.lane.took(lane, record.position, bytes / count, index + 1 == count);
         }
-        outlet.lane.took(lane, position, bytes);
         outlet.reader.took();
+        outlet.front.forget();
         Ok(bytes)
     }
 }

@@ -1,59 +1,74 @@
-//! The default encoding: one flat JSON object a record, stable in names and order, ready for ClickHouse, Flink,
+//! The default encoding: one flat JSON object a message, stable in names and order, ready for ClickHouse, Flink,
 //! ksqlDB and Kafka Connect.
 
 use std::collections::BTreeMap;
 
+use super::message::{Metric, Own};
+use super::names::shown_names;
 use crate::reading::json::Object;
-use crate::reading::{Lineage, Record, is_reserved};
+use crate::reading::{Field, Value};
 
-/// Appends the record to `out`. The record's own members come first, then the tags, then the fields in the order of
-/// the device. A field named like a tag or like one of the record's own members gets trailing underscores, as many as
-/// it takes that no member appears twice.
-pub fn encode_json(
-    out: &mut Vec<u8>,
-    stream: &str,
-    lineage: &Lineage,
-    record: &Record,
-    tags: &BTreeMap<String, String>,
-) {
-    let queue = lineage.queue.simple().to_string();
+/// Appends a whole record to `out`. The record's own members come first, then the tags, then the fields in the order
+/// of the device, under names that no two members share.
+pub fn write_wide(out: &mut Vec<u8>, own: &Own<'_>, tags: &BTreeMap<String, String>, fields: &[Field]) {
+    let mut object = begin(out, own, tags);
+    for (name, field) in shown_names(tags, fields).zip(fields) {
+        object.value(&name, &field.value);
+    }
+    object.end();
+}
+
+/// Appends one field of a record: the record's own members, the tags, `metric`, and the value under a name of its
+/// type.
+pub fn write_narrow(out: &mut Vec<u8>, own: &Own<'_>, tags: &BTreeMap<String, String>, metric: &Metric<'_>) {
+    let mut object = begin(out, own, tags);
+    if let Some(name) = metric.name {
+        object.text("metric", name);
+    }
+    let members = [
+        ("value", metric.value.map(Value::Float)),
+        ("integer", metric.integer.map(Value::Integer)),
+        ("flag", metric.flag.map(Value::Bool)),
+    ];
+    for (name, value) in members {
+        if let Some(value) = value {
+            object.value(name, &value);
+        }
+    }
+    if let Some(text) = &metric.text {
+        object.text("text", text);
+    }
+    object.end();
+}
+
+fn begin<'a>(out: &'a mut Vec<u8>, own: &Own<'_>, tags: &BTreeMap<String, String>) -> Object<'a> {
     let mut object = Object::begin(out);
-    object.text("gateway", &lineage.gateway);
-    object.text("stream", stream);
-    object.text("device", &record.device);
-    object.text("source", &record.source);
-    object.time("time", record.stamp.wall_us);
-    object.text("clock", record.stamp.trust.as_str());
-    object.text("queue", queue.get(..8).unwrap_or(&queue));
-    object.unsigned("run", u64::from(record.position.run()));
-    object.unsigned("seq", record.position.seq());
-    if record.skipped > 0 {
-        object.unsigned("skipped", record.skipped);
+    object.text("gateway", own.gateway);
+    object.text("stream", own.stream);
+    object.text("device", own.device);
+    object.text("source", own.source);
+    object.time("time", own.wall_us);
+    object.text("clock", own.clock);
+    object.text("queue", own.queue);
+    object.unsigned("run", u64::from(own.run));
+    object.unsigned("seq", own.seq);
+    if own.skipped > 0 {
+        object.unsigned("skipped", own.skipped);
+    }
+    if own.thinned > 0 {
+        object.unsigned("thinned", own.thinned);
     }
     for (name, text) in tags {
         object.text(name, text);
     }
-    let is_taken = |name: &str| is_reserved(name) || tags.contains_key(name);
-    let mut renamed: Vec<String> = Vec::new();
-    for field in &record.fields {
-        if !is_taken(&field.name) {
-            object.value(&field.name, &field.value);
-            continue;
-        }
-        let mut name = format!("{}_", field.name);
-        while is_taken(&name) || renamed.contains(&name) || record.fields.iter().any(|other| *other.name == *name) {
-            name.push('_');
-        }
-        object.value(&name, &field.value);
-        renamed.push(name);
-    }
-    object.end();
+    object
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::{Field, Position, Stamp, Trust, Value};
+    use crate::reading::{Lineage, Position, Record, Stamp, Trust};
+    use crate::uplink::encode::message::queue_digits;
 
     fn lineage() -> Lineage {
         Lineage {
@@ -67,6 +82,7 @@ mod tests {
         Record {
             position: Position::new(17, 48_213),
             skipped: 0,
+            thinned: 0,
             stamp: Stamp { boot_ns: 1, wall_us: 1_795_348_800_123_456, trust: Trust::Gnss },
             source: "plc".into(),
             device: "boiler".into(),
@@ -76,7 +92,8 @@ mod tests {
 
     fn encoded(record: &Record, tags: &BTreeMap<String, String>) -> String {
         let mut out = Vec::new();
-        encode_json(&mut out, "telemetry", &lineage(), record, tags);
+        let (lineage, queue) = (lineage(), queue_digits(&lineage()));
+        write_wide(&mut out, &Own::new("telemetry", &queue, &lineage, record), tags, &record.fields);
         String::from_utf8(out).unwrap()
     }
 
@@ -111,5 +128,27 @@ mod tests {
         let tags = [("a", "0"), ("a_", "1")].map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let fields = ["a", "a_", "a__"].map(|name| Field::new(name, Value::Null)).to_vec();
         assert!(encoded(&record(fields), &tags).ends_with(r#""a":"0","a_":"1","a___":null,"a____":null,"a__":null}"#));
+    }
+
+    #[test]
+    fn a_narrow_message_has_one_field_under_a_name_of_its_type() {
+        let tags = [("site".to_owned(), "north".to_owned())].into();
+        let record = record(Vec::new());
+        let (lineage, queue) = (lineage(), queue_digits(&lineage()));
+        let own = Own::new("telemetry", &queue, &lineage, &record);
+        let of = |value| {
+            let mut out = Vec::new();
+            write_narrow(&mut out, &own, &tags, &Metric::from(&Field::new("x", value)));
+            let text = String::from_utf8(out).unwrap();
+            text.split_once(r#""seq":48213,"site":"north","metric":"x""#).unwrap().1.to_owned()
+        };
+        assert_eq!(of(Value::Float(1.0)), r#","value":1.0}"#);
+        assert_eq!(of(Value::Integer(-3)), r#","value":-3.0}"#);
+        assert_eq!(of(Value::Integer(i64::MIN)), r#","integer":-9223372036854775808}"#);
+        assert_eq!(of(Value::Unsigned((1 << 53) + 1)), r#","integer":9007199254740993}"#);
+        assert_eq!(of(Value::Unsigned(u64::MAX)), r#","text":"18446744073709551615"}"#);
+        assert_eq!(of(Value::Bool(false)), r#","flag":false}"#);
+        assert_eq!(of(Value::Text("on".into())), r#","text":"on"}"#);
+        assert_eq!(of(Value::Null), "}");
     }
 }

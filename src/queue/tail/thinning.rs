@@ -1,0 +1,45 @@
+//! What thinning may touch of a stream, and what it took.
+
+use super::StreamState;
+use crate::queue::lane::Lanes;
+use crate::queue::store::Held;
+use crate::reading::Position;
+
+impl StreamState {
+    /// A block that ends there is on its way to the uplink.
+    pub(in crate::queue) fn fetched(&mut self, last: Position) {
+        self.fetched_through = self.fetched_through.max(Some(last));
+    }
+
+    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor is done: what is
+    /// between lanes was delivered, and neither gives way to anything nor bears what did. So it is in the last lane.
+    pub(in crate::queue) fn untouched_from(&self) -> Position {
+        let last_lane = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
+        let handed = self.handed.highest().max(self.fetched_through).map_or(Position::ZERO, Position::next);
+        last_lane.max(handed)
+    }
+
+    /// So many records, and so many bytes of blocks, gave way to fewer.
+    pub(in crate::queue) fn thinned(&mut self, records: u64, bytes: u64) {
+        // The records may be known less well than the blocks: a start estimates them.
+        self.disk.records = self.disk.records.saturating_sub(records).max(u64::from(self.disk.records > 0));
+        self.disk.bytes = self.disk.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Of the records of all blocks, those that are done by the lanes: exact where one run follows without a gap, an estimate
+/// where it was thinned.
+pub(super) fn records_done(held: &Held, lanes: &Lanes) -> u64 {
+    if lanes.is_range_done(held.first, held.last) {
+        return held.records;
+    }
+    let positions = lanes.done_positions(held.first, held.last);
+    let done = if held.last.run() == held.first.run() {
+        let span = held.last.seq() - held.first.seq() + 1;
+        u64::try_from(u128::from(held.records) * u128::from(positions) / u128::from(span)).unwrap_or(positions)
+    } else {
+        positions
+    };
+    // The last one waits.
+    done.min(held.records.saturating_sub(1))
+}
