@@ -23,6 +23,7 @@ fn context(compression: Compression) -> SealContext {
         prev_last: None,
         cursor_at_seal: Position::ZERO,
         compression,
+        keys: std::sync::Arc::default(),
     }
 }
 
@@ -80,7 +81,7 @@ fn measure(criterion: &mut Criterion) {
                 bencher.iter(|| seal(&context, black_box(&records)).unwrap());
             });
             group.bench_function(BenchmarkId::new("open", name), |bencher| {
-                bencher.iter(|| open(black_box(&sealed)).unwrap());
+                bencher.iter(|| open(black_box(&sealed), &forebay::queue::cipher::Keyring::default()).unwrap());
             });
         }
         group.finish();

@@ -72,6 +72,7 @@ fn push(criterion: &mut Criterion) {
             window_outage: std::time::Duration::from_secs(1),
             tail_bytes_max: 4 << 20,
             compression: Compression::Zstd,
+            keys: config::QueueKeys::default(),
         },
         streams: vec![config::Stream {
             name: "telemetry".into(),

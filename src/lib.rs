@@ -30,6 +30,7 @@
 //! | [`uplink`] | drains streams into Kafka |
 //! | [`status`] | `/metrics`, `/healthz`, `/readyz`, `/status` and a page |
 //! | [`backoff`] | delays between tries |
+//! | [`control`] | the socket by which `forebay queue` asks a running agent |
 //! | [`agent`] | wires the tasks; reload; shutdown in order |
 //! | [`cli`] | one file per command |
 //! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
@@ -62,6 +63,7 @@ pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod decode;
 #[cfg(feature = "demo")]
 pub mod demo;

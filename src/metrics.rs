@@ -47,6 +47,13 @@ pub struct ByStreamAndReason {
     pub reason: &'static str,
 }
 
+/// Label: which file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByFile {
+    /// Its path, as configured.
+    pub file: String,
+}
+
 /// Label: what kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByKind {
@@ -147,6 +154,8 @@ metrics! {
     uplink_watchdog_rebuilds: Counter, "uplink_watchdog_rebuilds";
     /// Renewals of TLS files by result (`applied`, `refused`)
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
+    /// Seconds until a certificate file of kafka.tls expires by this machine's clock; negative: since it has
+    tls_certificate_expiry_seconds: Family<ByFile, Gauge>, "tls_certificate_expiry_seconds";
     /// Requests for a schema by result (`registered`, `refused`, `unreachable`, `unintelligible`, `too_many_fields`)
     uplink_schema_requests: Family<ByKind, Counter>, "uplink_schema_requests";
     /// Whether the local broker is connected

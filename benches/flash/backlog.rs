@@ -29,6 +29,7 @@ fn settings(dir: &Path) -> Settings {
             window_outage: Duration::from_secs(1),
             tail_bytes_max: 4 << 20,
             compression: Compression::None,
+            keys: Default::default(),
         },
         streams: vec![config::Stream {
             name: STREAM.into(),

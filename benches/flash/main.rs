@@ -35,7 +35,7 @@ const PARTS: [(&str, fn()); 7] = [
 fn main() {
     assert!(rustix::process::geteuid().is_root(), "loop devices need root");
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    for unknown in wanted.iter().filter(|wanted| PARTS.iter().all(|(name, _)| name != wanted)) {
+    if let Some(unknown) = wanted.iter().find(|wanted| PARTS.iter().all(|(name, _)| name != wanted)) {
         panic!("{unknown:?} is no part; there are {:?}", PARTS.map(|(name, _)| name));
     }
     for (name, part) in PARTS {

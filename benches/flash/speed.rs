@@ -62,7 +62,7 @@ pub fn engines() {
 fn drain(engine: &mut Engine) -> u64 {
     let (mut cursor, mut since_cursor, mut records) = (Position::ZERO, 0, 0);
     while let Some(block) = engine.read(cursor) {
-        records += open(&block).unwrap().len() as u64;
+        records += open(&block, &Default::default()).unwrap().len() as u64;
         cursor = block.header.last.next();
         since_cursor += block.bytes.len();
         if since_cursor >= 1 << 20 {
@@ -87,7 +87,8 @@ pub fn compressions() {
             let mut sealer = Sealer::new(records.clone(), compression);
             let blocks: Vec<_> = (0..BLOCKS).map(|_| sealer.block(usize::MAX)).collect();
             let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
-            let (opened, _, open_cpu) = timed(|| blocks.iter().map(|block| open(block).unwrap()).collect::<Vec<_>>());
+            let (opened, _, open_cpu) =
+                timed(|| blocks.iter().map(|block| open(block, &Default::default()).unwrap()).collect::<Vec<_>>());
             let count: usize = opened.iter().map(Vec::len).sum();
             let contexts = blocks.iter().map(|block| forebay::queue::block::SealContext {
                 stream: block.header.stream.clone(),
@@ -95,6 +96,7 @@ pub fn compressions() {
                 prev_last: None,
                 cursor_at_seal: Position::ZERO,
                 compression,
+                keys: Default::default(),
             });
             let contexts: Vec<_> = contexts.collect();
             let (_, _, seal_cpu) = timed(|| {

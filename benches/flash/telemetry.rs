@@ -97,6 +97,7 @@ impl Sealer {
             prev_last: self.prev_last,
             cursor_at_seal: Position::ZERO,
             compression: self.compression,
+            keys: Default::default(),
         };
         let block = seal(&context, &gathered).unwrap();
         self.prev_last = Some(block.header.last);

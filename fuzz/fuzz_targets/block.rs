@@ -6,6 +6,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(sealed) = block::parse(bytes) {
-        let _ = block::open(&sealed);
+        let _ = block::open(&sealed, &Default::default());
     }
 });

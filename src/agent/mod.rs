@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::control;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -42,6 +43,7 @@ pub struct Agent {
     uplink: UplinkThread,
     mqtt: MqttTask,
     status: Option<StatusTask>,
+    control: Option<control::Server>,
 }
 
 struct StatusTask {
@@ -88,6 +90,7 @@ impl Agent {
             let task = status::spawn(listener, Arc::new(view), stop.clone());
             StatusTask { address, stop, task }
         });
+        let control = listen_for_control(&queue);
         tracing::info!(
             gateway = %config.gateway.id,
             sources = config.sources.len(),
@@ -97,7 +100,7 @@ impl Agent {
             status = ?status.as_ref().map(|status| status.address),
             "agent started"
         );
-        Ok(Self { config, queue, metrics, sources, hub, uplink, mqtt, status })
+        Ok(Self { config, queue, metrics, sources, hub, uplink, mqtt, status, control })
     }
 
     /// Where the status listener is, if it is on (the configuration may say port 0).
@@ -149,6 +152,9 @@ impl Agent {
     }
 
     async fn stop_in_order(mut self) -> anyhow::Result<()> {
+        if let Some(control) = self.control.take() {
+            control.stop().await;
+        }
         self.sources.stop().await;
         drop(self.sources);
         end_hub(self.hub).await;
@@ -189,6 +195,17 @@ async fn listen(status: Option<&crate::config::Status>) -> anyhow::Result<Option
         .with_context(|| format!("status.listen: cannot listen on {}", status.listen))?;
     let address = listener.local_addr().context("status.listen")?;
     Ok(Some((listener, address)))
+}
+
+/// The control socket; without it the agent runs all the same.
+fn listen_for_control(queue: &Queue) -> Option<control::Server> {
+    match control::Server::start(queue.clone()) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "`forebay queue` cannot ask this agent for changes");
+            None
+        }
+    }
 }
 
 async fn open_queue(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Queue> {

@@ -1,21 +1,45 @@
 //! `forebay check`: every mistake of a configuration at once, and what of it does not fit this machine now.
 
+mod online;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{ConfigFile, EXIT_CONFIGURATION};
-use crate::config::{Config, ModbusConnect, Port, SourceKind};
+use crate::config::{Config, ModbusConnect, Port, Sasl, SourceKind, TokenOrigin};
+
+const EXAMPLES: &str = "\
+Examples:
+  forebay check --config /etc/forebay/forebay.toml            the configuration, and this machine
+  forebay check --config /etc/forebay/forebay.toml --online   the cluster too: rights, topics, certificates, clock
+
+Exit codes:
+  0   nothing is wrong (warnings are allowed, and what could not be looked at)
+  1   --online found a problem, or could not look at all
+  78  the configuration is wrong
+
+--online connects as the agent does, beside an agent that may be running, and writes nothing: it asks each topic to take
+a record in a way that Kafka must refuse, once it has judged the right to write. It needs up to a minute where no broker
+answers. What it needs the right for is in docs/kafka-acls.md. Kafka does not tell its time, so this machine's clock is
+judged by the kernel's word and by the certificates' dates.";
 
 /// Arguments of `forebay check`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CheckArguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Print the reference of every key (Markdown) and check nothing
     #[arg(long)]
     reference: bool,
+    /// Connect to Kafka and say what would go wrong there
+    #[arg(long, conflicts_with = "reference")]
+    online: bool,
+    /// Print what --online found as one JSON document
+    #[arg(long, requires = "online")]
+    json: bool,
 }
 
 /// Checks; mistakes go to standard error and end with 78, warnings do not change the exit code.
@@ -35,7 +59,12 @@ pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
             for warning in &warnings {
                 eprintln!("warning: {warning}");
             }
-            println!("{}", summary(&loaded.config, warnings.len()));
+            if !arguments.json {
+                println!("{}", summary(&loaded.config, warnings.len()));
+            }
+            if arguments.online {
+                return online::run(&loaded.config, arguments.json);
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -97,6 +126,12 @@ fn machine_warnings(config: &Config) -> Vec<String> {
         if let Err(error) = std::fs::File::open(file) {
             warnings.push(format!("kafka.tls: {}: {error}", file.display()));
         }
+    }
+    if let Some(Sasl::Token { origin: TokenOrigin::File(file), .. }) =
+        config.kafka.as_ref().and_then(|kafka| kafka.sasl.as_ref())
+        && let Err(error) = std::fs::File::open(file)
+    {
+        warnings.push(format!("kafka.sasl.token-file: {}: {error}", file.display()));
     }
     warnings
 }

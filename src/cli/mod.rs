@@ -21,6 +21,7 @@ pub const EXIT_FAILURE: u8 = 1;
 const EXAMPLES: &str = "\
 Examples:
   forebay check --config /etc/forebay/forebay.toml    all mistakes at once, each with its place
+  forebay check --online                              the same, then what would go wrong on the Kafka cluster
   forebay run --config /etc/forebay/forebay.toml      read, publish, queue, drain, until SIGTERM
   forebay consume --config /etc/forebay/forebay.toml  what arrived in Kafka, and what is missing
   forebay queue status --dir /var/lib/forebay         what waits for Kafka, also while the agent runs
@@ -30,7 +31,7 @@ Exit codes:
   0   ended as asked
   1   failed; the last line on standard error says why
   2   the command line is wrong
-  65, 66, 76, 77   see `forebay queue --help`
+  65, 66, 75, 76, 77   see `forebay queue --help`
   78  the configuration is wrong; standard error has every mistake
 
 Environment:
@@ -54,7 +55,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Read topics back and account for every record: missing, repeated, out of order
     Consume(consume::ConsumeArguments),
-    /// Look into the queue, beside a running agent or in a copy: status, list, peek, verify, export
+    /// Look into the queue and change it, beside a running agent or in a copy: status, list, peek, verify, export, purge,
+    /// repair, rekey, dead-letters
     Queue(queue::QueueArguments),
     /// See it work without any hardware: embedded brokers, simulated devices, an outage
     #[cfg(feature = "demo")]
@@ -77,7 +79,10 @@ pub fn main() -> ExitCode {
             logging::start(logging::USUAL);
             run::run(&file.config)
         }
-        Command::Check(arguments) => check::run(&arguments),
+        Command::Check(arguments) => {
+            logging::start(logging::QUIET);
+            check::run(&arguments)
+        }
         Command::Consume(arguments) => {
             logging::start(logging::QUIET);
             consume::run(&arguments)

@@ -253,7 +253,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
         report.warning(&root.at, "source", "no source is enabled; nothing will be recorded");
     }
     let queue_table = section("queue", &QUEUE);
-    let queue = queue_table.as_ref().and_then(storage::queue);
+    let queue = queue_table.as_ref().and_then(|table| storage::queue(table, secrets));
     let kafka_table = root.table("kafka", &KAFKA);
     let kafka = kafka_table.as_ref().map(|table| {
         let around = output::Surroundings { streams: &streams, written: &forms, tags: &tags, sources: &sources };
@@ -263,6 +263,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
         (&queue_table, &queue, &kafka_table, &kafka)
     {
+        // At least once is the only delivery yet.
         let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once: false };
         flash::warn(table, queue.window, &uplink);
     }

@@ -34,11 +34,9 @@ pub(super) fn warn(queue: &Table<'_>, window: Duration, uplink: &Uplink<'_>) {
             "is more than a tenth of queue.window; records will be written to flash while the uplink is healthy";
         return warning(table, "linger", message.to_owned());
     }
-    // A record that misses a transaction waits for the whole of it, and then for its own.
-    let (round_trips, why) =
-        if uplink.exactly_once { (2 * TRANSACTION_ROUND_TRIPS, " of a transaction") } else { (1, "") };
-    let needed = uplink.linger + ROUND_TRIP * round_trips;
+    let needed = acknowledged_after(uplink.linger, uplink.exactly_once);
     if needed > window / 2 {
+        let why = if uplink.exactly_once { " of a transaction" } else { "" };
         let message = format!(
             "{} ms leave half of it for an acknowledgement{why}, which takes {} ms even from a broker that is not far; records will \
              be written to flash while the uplink is healthy",
@@ -46,5 +44,24 @@ pub(super) fn warn(queue: &Table<'_>, window: Duration, uplink: &Uplink<'_>) {
             needed.as_millis()
         );
         warning(queue, "window", message);
+    }
+}
+
+/// How long an acknowledgement takes at best. A record that misses a transaction waits for the whole of it, and then for
+/// its own.
+fn acknowledged_after(linger: Duration, exactly_once: bool) -> Duration {
+    let round_trips = if exactly_once { 2 * TRANSACTION_ROUND_TRIPS } else { 1 };
+    linger + ROUND_TRIP * round_trips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_takes_its_round_trips_twice() {
+        let linger = Duration::from_millis(50);
+        assert_eq!(acknowledged_after(linger, false), Duration::from_millis(90));
+        assert_eq!(acknowledged_after(linger, true), Duration::from_millis(450));
     }
 }

@@ -7,16 +7,21 @@ use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Output, Sasl, Stream, Tls};
-use super::secret::{self, Secrets};
+use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls};
+use super::sasl::read_sasl;
+use super::secret::Secrets;
 use super::storage;
-use super::tree::{Kind, quoted};
+use super::tree::{Kind, Node, quoted};
 
 /// Exactly once knows one cursor a stream, which newest-first has not.
 const NOT_WITH_EXACTLY_ONCE: &str =
     "\"newest-first\", which does not go with kafka.delivery = \"exactly-once\"; allowed: \"oldest-first\"";
 /// Most properties in `[kafka.properties]`.
 const PROPERTIES_MAX: usize = 64;
+
+/// Properties and values that let anybody pass for a broker.
+const UNVERIFIED: [(&str, &str); 2] =
+    [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")];
 
 /// Reads `[kafka]`.
 pub(super) fn read(
@@ -38,12 +43,8 @@ pub(super) fn read(
     }
     let tls = table.table("tls", &TLS).map(|tls| read_tls(&tls, secrets));
     let sasl = table.table("sasl", &SASL).map(|sasl| read_sasl(&sasl, secrets));
-    if let Some(Some(sasl)) = &sasl
-        && sasl.mechanism == "PLAIN"
-        && tls.is_none()
-    {
-        let message = "sends the password in clear without kafka.tls".to_owned();
-        table.report.warning(&table.place_of("sasl"), table.path_of("sasl"), message);
+    if let (Some(sasl), None) = (table.get("sasl"), &tls) {
+        warn_of_open_secret(table, sasl);
     }
     let compression = match table.word("compression") {
         Some("none") => Some(KafkaCompression::None),
@@ -78,6 +79,18 @@ pub(super) fn read(
         properties,
         output: Output::default(),
     })
+}
+
+/// SCRAM proves a password without showing it; the others send what logs in.
+fn warn_of_open_secret(table: &Table<'_>, sasl: &Node) {
+    let Kind::Table(entries) = &sasl.kind else { return };
+    let mechanism = entries.iter().find(|entry| entry.key == "mechanism").map(|entry| &entry.value.kind);
+    let secret = match mechanism {
+        Some(Kind::Text(word)) if word == "PLAIN" => "password",
+        Some(Kind::Text(word)) if word == "OAUTHBEARER" => "token",
+        _ => return,
+    };
+    table.report.warning(&sasl.at, table.path_of("sasl"), format!("sends the {secret} in clear without kafka.tls"));
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
@@ -129,16 +142,6 @@ fn read_budget(table: &Table<'_>) -> Option<Budget> {
     })
 }
 
-fn read_sasl(table: &Table<'_>, secrets: Secrets<'_>) -> Option<Sasl> {
-    let mechanism = table.word("mechanism");
-    let username = table.text("username");
-    let password = secret::read(table, secrets);
-    if !table.has("password-file") && !table.has("password-credential") {
-        table.error(&table.at, "password-file", "missing; needed: password-file or password-credential".to_owned());
-    }
-    Some(Sasl { mechanism: mechanism?.to_owned(), username: username?, password: password? })
-}
-
 fn read_properties(table: &Table<'_>) -> BTreeMap<String, String> {
     let entries = table.entries_of("properties");
     if entries.len() > PROPERTIES_MAX {
@@ -163,6 +166,11 @@ fn read_properties(table: &Table<'_>) -> BTreeMap<String, String> {
                 continue;
             }
         };
+        if UNVERIFIED.contains(&(entry.key.as_str(), value.as_str())) {
+            let message =
+                "switches off what proves that a broker is the right one: anybody on the way can take its place";
+            table.report.warning(&entry.at, path, message.to_owned());
+        }
         properties.insert(entry.key.clone(), value);
     }
     properties

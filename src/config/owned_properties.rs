@@ -2,7 +2,7 @@
 //! Names: librdkafka 2.12 `CONFIGURATION.md`.
 
 /// Property, and why a user may not set it in `[kafka.properties]`.
-pub(super) const OWNED_PROPERTIES: [(&str, &str); 40] = [
+pub(super) const OWNED_PROPERTIES: [(&str, &str); 46] = [
     ("acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("request.required.acks", "nothing leaves the queue before all in-sync replicas have it"),
     ("enable.idempotence", "order and at-least-once delivery rest on it"),
@@ -39,7 +39,13 @@ pub(super) const OWNED_PROPERTIES: [(&str, &str); 40] = [
     ("ssl.key.pem", "secrets come from files: write kafka.tls.key"),
     ("ssl.certificate.pem", "write kafka.tls.cert"),
     ("ssl.keystore.password", "secrets come from files: write kafka.tls.cert and kafka.tls.key"),
-    ("sasl.oauthbearer.client.secret", "secrets come from files: write kafka.sasl with a password-file"),
+    ("sasl.oauthbearer.client.secret", "secrets come from files: write kafka.sasl.token-file or token-command"),
+    ("sasl.oauthbearer.config", "write kafka.sasl.token-file or token-command"),
+    ("sasl.oauthbearer.method", "write kafka.sasl.token-file or token-command"),
+    ("sasl.oauthbearer.token.endpoint.url", "write kafka.sasl.token-file or token-command"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "the agent makes no tokens of its own"),
+    ("ssl.ca.pem", "write kafka.tls.ca"),
+    ("ssl.ca", "write kafka.tls.ca"),
     ("statistics.interval.ms", "the agent reads the brokers' states from the statistics"),
     ("enable.metrics.push", "the client's metrics would be sent over a metered link"),
     ("plugin.library.paths", "the agent loads no foreign code"),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::queue_key::QueueKeys;
 use crate::reading::Name;
 
 mod output;
@@ -110,6 +111,8 @@ pub struct Queue {
     pub tail_bytes_max: usize,
     /// Of sealed blocks.
     pub compression: Compression,
+    /// Encryption at rest.
+    pub keys: QueueKeys,
 }
 
 /// Compression of sealed blocks.
@@ -260,15 +263,34 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// SASL by user name and password.
+/// How the agent says who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sasl {
-    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
-    pub mechanism: String,
-    /// User name.
-    pub username: String,
-    /// Password, read from `password-file`.
-    pub password: Secret,
+pub enum Sasl {
+    /// By user name and password.
+    Password {
+        /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        mechanism: String,
+        /// User name.
+        username: String,
+        /// Password, read from `password-file`.
+        password: Secret,
+    },
+    /// By bearer token (`OAUTHBEARER`), fetched again before it expires.
+    Token {
+        /// Where tokens come from.
+        origin: TokenOrigin,
+        /// How long a token is used that does not say when it expires.
+        lifetime: Duration,
+    },
+}
+
+/// Where bearer tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenOrigin {
+    /// A file that something else renews.
+    File(PathBuf),
+    /// A program and its arguments, which prints a token.
+    Command(Vec<String>),
 }
 
 /// `[status]`

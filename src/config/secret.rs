@@ -36,21 +36,26 @@ pub(super) fn read(table: &Table<'_>, secrets: Secrets<'_>) -> Option<Secret> {
     let path = if key == "password-file" {
         directory.join(&written)
     } else {
-        let is_name = !written.contains('/') && written != "." && written != "..";
-        match std::env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(credentials) if is_name => PathBuf::from(credentials).join(&written),
-            Some(_) => {
-                table.refuse(key, "is not a file name");
-                return None;
-            }
-            None => {
-                table.refuse(key, "cannot be read: the environment has no CREDENTIALS_DIRECTORY");
+        match credential(&written) {
+            Ok(path) => path,
+            Err(why) => {
+                table.refuse(key, why);
                 return None;
             }
         }
     };
     let secret = first_line(&path);
     secret.map_err(|why| table.refuse(key, &format!("cannot be used: {why}"))).ok().map(Secret)
+}
+
+/// Where systemd puts the credential of this name.
+pub(super) fn credential(name: &str) -> Result<PathBuf, &'static str> {
+    let is_name = !name.contains('/') && !matches!(name, "" | "." | "..");
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(credentials) if is_name => Ok(PathBuf::from(credentials).join(name)),
+        Some(_) => Err("is not a file name"),
+        None => Err("cannot be read: the environment has no CREDENTIALS_DIRECTORY"),
+    }
 }
 
 fn first_line(path: &Path) -> Result<String, String> {

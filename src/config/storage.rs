@@ -7,17 +7,20 @@ use super::keys::{RATE, RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::output::WrittenForm;
 use super::problem::Report;
+use super::queue_key;
 use super::reader::Table;
 use super::resolved::{
     Compression, DrainOrder, Durability, Queue, Rate, Retention, STREAMS_MAX, Status, Stream, WhenFull,
 };
+use super::secret::Secrets;
 use super::tree::Node;
 
 /// The stream that exists without being written.
 pub(super) const TELEMETRY: &str = "telemetry";
 
 /// Reads `[queue]`.
-pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
+pub(super) fn queue(table: &Table<'_>, secrets: Secrets<'_>) -> Option<Queue> {
+    let keys = queue_key::read(table, secrets);
     let quota_bytes = if table.has("size") { table.size("size").map(Some) } else { Some(None) };
     let window = table.duration("window");
     let window_outage = window_outage(table, window);
@@ -34,6 +37,7 @@ pub(super) fn queue(table: &Table<'_>) -> Option<Queue> {
         window_outage: window_outage?,
         tail_bytes_max: tail_bytes_max?,
         compression: compression?,
+        keys: keys?,
     })
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -16,6 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::error::Failure;
 use super::settings::{Refusal, producer_properties};
+use super::token::Tokens;
 use super::traffic::Traffic;
 use crate::config::Kafka;
 
@@ -104,6 +106,8 @@ struct Context {
     inbox: Mutex<Inbox>,
     /// Produce requests sent, as of the last statistics.
     requests: AtomicI64,
+    /// Where the login is by token.
+    tokens: Option<Tokens>,
 }
 
 impl Context {
@@ -153,6 +157,14 @@ struct RequestStatistics {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let Some(tokens) = &self.tokens else { return Err("no kafka.sasl token is configured".into()) };
+        // What is wrong comes back through the error callback.
+        Ok(tokens.next()?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Connection trouble repeats at every attempt; the uplink logs its changes of state instead.
         tracing::debug!(level = ?level, facility, message, "kafka client");
@@ -214,7 +226,7 @@ impl Producer {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
         let inner = client_config(&properties)?
-            .create_with_context(Context::default())
+            .create_with_context(Context { tokens: Tokens::new(kafka), ..Context::default() })
             .map_err(|error| ClientError::Creation(error.to_string()))?;
         Ok(Self { inner })
     }

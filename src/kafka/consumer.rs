@@ -4,14 +4,13 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{ClientError, client_config};
+use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
 
@@ -54,22 +53,6 @@ pub enum Start {
     /// The first record whose Kafka timestamp is at least this, in milliseconds since 1970 UTC.
     Time(i64),
 }
-
-/// Sends what the client says of its connections, and of every end of a partition as an error, to the debug log: what
-/// matters comes back from [`Consumer::next`].
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(level = ?level, facility, message, "kafka client");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// What there is to read of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,8 +123,9 @@ impl Consumer {
             properties.push((name.to_owned(), value.to_owned()));
         }
         let inner: BaseConsumer<Quiet> = client_config(&properties)?
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::new(kafka))
             .map_err(|error| ClientError::Creation(error.to_string()))?;
+        Quiet::log_in(&inner, wait);
         let metadata = inner.fetch_metadata(Some(topic), wait).map_err(|error| failed(error.to_string()))?;
         let found = metadata.topics().first().filter(|found| found.error().is_none());
         let partitions: Vec<i32> =
@@ -259,7 +243,9 @@ fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            Code::AllBrokersDown
+            // The client looks for the coordinator of the group whose name it insists on; nothing here needs one.
+            Code::GroupAuthorizationFailed
+                | Code::AllBrokersDown
                 | Code::BrokerTransportFailure
                 | Code::Resolve
                 | Code::OperationTimedOut

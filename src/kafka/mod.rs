@@ -3,19 +3,25 @@
 //! No rdkafka type leaves this module, so that the client library can be changed without touching the drain.
 
 pub mod account;
+mod certificates;
 mod client;
 mod consumer;
 mod error;
+mod inspect;
 mod probe;
+mod quiet;
 mod settings;
 mod tls_files;
+mod token;
 mod traffic;
 
+pub use certificates::{Certificate, read_certificates};
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
+pub use inspect::{Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, inspect};
 pub use probe::can_take_records;
-pub(crate) use settings::{CAREFUL_BYTES_MAX, stream_window};
+pub(crate) use settings::{CAREFUL_BYTES_MAX, batch_bytes_max, stream_window};
 pub use settings::{Refusal, producer_properties};
-pub use tls_files::{Renewal, TlsFiles};
+pub use tls_files::{FirstToExpire, Renewal, TlsFiles};
 pub use traffic::Traffic;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::client::client_config;
+use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
 
@@ -21,8 +22,11 @@ pub fn can_take_records(kafka: &Kafka, topics: &[String], wait: Duration) -> Res
     for (name, value) in [("group.id", "forebay-probe"), ("enable.auto.commit", "false")] {
         properties.push((name.to_owned(), value.to_owned()));
     }
-    let client: BaseConsumer =
-        client_config(&properties).map_err(|error| error.to_string())?.create().map_err(|error| error.to_string())?;
+    let client: BaseConsumer<Quiet> = client_config(&properties)
+        .map_err(|error| error.to_string())?
+        .create_with_context(Quiet::new(kafka))
+        .map_err(|error| error.to_string())?;
+    Quiet::log_in(&client, wait);
     for topic in topics {
         let metadata = client.fetch_metadata(Some(topic), wait).map_err(|error| format!("topic {topic}: {error}"))?;
         let found = metadata.topics().first().filter(|found| found.error().is_none() && !found.partitions().is_empty());

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Kafka, KafkaCompression};
+use crate::config::{Kafka, KafkaCompression, Sasl};
 
 /// How often the client reports its connections; small documents, parsed for broker states only.
 pub(super) const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,6 +48,12 @@ impl Refusal {
             ],
         }
     }
+}
+
+/// Largest batch that the producer makes, as configured.
+pub(crate) fn batch_bytes_max(kafka: &Kafka) -> u64 {
+    let written = kafka.properties.get("batch.size").and_then(|text| text.parse().ok());
+    written.unwrap_or(BATCH_BYTES_MAX as u64)
 }
 
 /// What one stream may have inside the client.
@@ -135,16 +141,23 @@ pub(super) fn connection_properties(kafka: &Kafka) -> Vec<(String, String)> {
         }
     }
     if let Some(sasl) = &kafka.sasl {
-        set("sasl.mechanism", sasl.mechanism.clone());
-        set("sasl.username", sasl.username.clone());
-        set("sasl.password", sasl.password.0.clone());
+        match sasl {
+            Sasl::Password { mechanism, username, password } => {
+                set("sasl.mechanism", mechanism.clone());
+                set("sasl.username", username.clone());
+                set("sasl.password", password.0.clone());
+            }
+            // The tokens come by callback, see `token`.
+            Sasl::Token { .. } => set("sasl.mechanism", "OAUTHBEARER".into()),
+        }
     }
     properties
 }
 
 /// Those of the user's properties that a reader needs too: how the brokers are reached, not how records are written.
 pub(super) fn connection_overrides(kafka: &Kafka) -> impl Iterator<Item = (String, String)> {
-    const PREFIXES: [&str; 7] = ["ssl.", "sasl.", "socket.", "broker.", "reconnect.", "connections.", "client."];
+    const PREFIXES: [&str; 8] =
+        ["ssl.", "enable.ssl.", "sasl.", "socket.", "broker.", "reconnect.", "connections.", "client."];
     let concerns = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name == "https.ca.location";
     kafka.properties.iter().filter(move |(name, _)| concerns(name)).map(|(name, value)| (name.clone(), value.clone()))
 }
@@ -160,7 +173,7 @@ fn compression(compression: KafkaCompression) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Sasl, Secret, Tls};
+    use crate::config::{Secret, Tls};
 
     fn kafka() -> Kafka {
         Kafka {
@@ -210,7 +223,7 @@ mod tests {
 
     #[test]
     fn tls_without_a_file_probes_for_trust_anchors() {
-        let sasl = Sasl { mechanism: "PLAIN".into(), username: "u".into(), password: Secret("p".into()) };
+        let sasl = Sasl::Password { mechanism: "PLAIN".into(), username: "u".into(), password: Secret("p".into()) };
         let kafka = Kafka { tls: Some(Tls::default()), sasl: Some(sasl), ..kafka() };
         let properties = producer_properties(&kafka, 1);
         assert_eq!(last(&properties, "ssl.ca.location"), Some("probe"));

@@ -5,12 +5,14 @@
 //! names, all under one CRC32C. It decodes without any other block, so a raw scan of a damaged file gets back every
 //! frame that is whole. Every field is described in `docs/queue-format.md`.
 
+pub(crate) mod at_rest;
 mod v1;
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 
+use super::cipher::{KeyId, Keyring};
 use crate::config::Compression;
 use crate::reading::{Field, Lineage, Name, Position, Record, Value};
 
@@ -39,7 +41,8 @@ pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
 pub const NAME_BYTES_MAX: usize = 255;
 
 // A sled page above a quarter of its segment goes to a blob file, which sled never syncs.
-const _: () = assert!(8 * (BLOCK_BYTES_MAX + 64) + 1024 < SEGMENT_BYTES / 4 - 20);
+// A block that is encrypted later, by a change of keys, grows by the cipher's tag.
+const _: () = assert!(8 * (BLOCK_BYTES_MAX + super::cipher::TAG_BYTES + 64) + 1024 < SEGMENT_BYTES / 4 - 20);
 const _: () = assert!(RECORD_BYTES_MAX + FIXED_BYTES + 2 * NAME_BYTES_MAX < BLOCK_BYTES_MAX);
 
 const CODEC_MASK: u16 = 0b11;
@@ -48,8 +51,6 @@ const CODEC_LZ4: u16 = 1;
 const CODEC_ZSTD: u16 = 2;
 /// Each record of the body says how many of its skipped ones were thinned out.
 const FLAG_THINNED: u16 = 0b100;
-/// Key id and nonce of a version 1 header.
-const RESERVED: std::ops::Range<usize> = 100..128;
 const NO_POSITION: u64 = u64::MAX;
 const ZSTD_LEVEL: i32 = 3;
 
@@ -72,6 +73,8 @@ pub struct Header {
     pub cursor_at_seal: Position,
     /// Boot time of its oldest and newest record, ns.
     pub boot_ns: (u64, u64),
+    /// The key that its body is encrypted with; `None`: it is in clear.
+    pub key: Option<KeyId>,
 }
 
 /// A block: clear header and the whole frame as it goes to disk.
@@ -96,6 +99,8 @@ pub struct SealContext {
     pub cursor_at_seal: Position,
     /// Compression.
     pub compression: Compression,
+    /// The current key encrypts the body, if there is one.
+    pub keys: Arc<Keyring>,
 }
 
 /// Why bytes are not a block of a version this agent reads.
@@ -193,9 +198,10 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
         prev_last: context.prev_last,
         cursor_at_seal: context.cursor_at_seal,
         boot_ns: (boot_times().min().unwrap_or(0), boot_times().max().unwrap_or(0)),
+        key: context.keys.current_id(),
     };
     let flags = codec | if with_thinned { FLAG_THINNED } else { 0 };
-    let bytes = frame(&header, flags, plain.len(), &body)?;
+    let bytes = frame(&header, flags, plain.len(), &body, &context.keys)?;
     ensure!(
         bytes.len() <= BLOCK_BYTES_MAX,
         "block of {} records has {} bytes, limit is {BLOCK_BYTES_MAX}",
@@ -208,12 +214,14 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
 /// Decodes a block's records, checking its CRC.
 ///
 /// # Errors
-/// When the frame is damaged or of a newer version; see [`FrameError`].
-pub fn open(block: &SealedBlock) -> anyhow::Result<Vec<Record>> {
+/// When the frame is damaged or of a newer version; see [`FrameError`]. When it is encrypted with a key that is not at
+/// hand ([`super::cipher::missing_key`]: it is whole and waits for the key), or not authentic.
+pub fn open(block: &SealedBlock, keys: &Keyring) -> anyhow::Result<Vec<Record>> {
     let (header, body) = parse_parts(&block.bytes)?;
     let plain_bytes = u32_at(&block.bytes, 16) as usize;
+    let body = at_rest::open_body(&block.bytes, body, keys)?;
     let flags = u16_at(&block.bytes, 24);
-    let plain = decompress(flags & CODEC_MASK, body, plain_bytes)?;
+    let plain = decompress(flags & CODEC_MASK, &body, plain_bytes)?;
     v1::decode(&header, &plain, flags & FLAG_THINNED != 0)
 }
 
@@ -270,6 +278,7 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
         prev_last: (prev_last != NO_POSITION).then(|| Position::from_packed(prev_last)),
         cursor_at_seal: Position::from_packed(u64_at(bytes, 60)),
         boot_ns: (u64_at(bytes, 68), u64_at(bytes, 76)),
+        key: at_rest::key_of(bytes),
     };
     if header.first > header.last || header.first.run() != header.last.run() || header.count == 0 {
         return Err(FrameError::Nonsense("positions of the header contradict each other"));
@@ -280,9 +289,7 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
 /// Whether a whole version 1 header uses what is reserved: a newer agent wrote it, it is not damage.
 fn uses_reserved(bytes: &[u8]) -> bool {
     let flags = u16_at(bytes, 24);
-    flags & !(CODEC_MASK | FLAG_THINNED) != 0
-        || flags & CODEC_MASK > CODEC_ZSTD
-        || bytes[RESERVED].iter().any(|byte| *byte != 0)
+    flags & !(CODEC_MASK | FLAG_THINNED) != 0 || flags & CODEC_MASK > CODEC_ZSTD || at_rest::has_stray_nonce(bytes)
 }
 
 /// Checks magic, lengths and CRC, which are the same in every version; gives header and frame length.
@@ -321,7 +328,7 @@ fn checksum(frame: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&frame[..20]), &frame[24..])
 }
 
-fn frame(header: &Header, flags: u16, plain_bytes: usize, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn frame(header: &Header, flags: u16, plain_bytes: usize, body: &[u8], keys: &Keyring) -> anyhow::Result<Vec<u8>> {
     let header_bytes = FIXED_BYTES + header.stream.len() + header.lineage.gateway.len();
     let mut out = Vec::with_capacity(header_bytes + body.len());
     out.extend_from_slice(&MAGIC);
@@ -341,13 +348,12 @@ fn frame(header: &Header, flags: u16, plain_bytes: usize, body: &[u8]) -> anyhow
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(header.lineage.queue.as_bytes());
-    out.extend_from_slice(&[0; 4 + 24]); // key id and nonce: reserved for encryption at rest
+    out.extend_from_slice(&[0; 4 + 24]); // key id and nonce, below
     debug_assert_eq!(out.len(), FIXED_BYTES);
     out.extend_from_slice(header.stream.as_bytes());
     out.extend_from_slice(header.lineage.gateway.as_bytes());
     out.extend_from_slice(body);
-    let checksum = checksum(&out);
-    out[20..24].copy_from_slice(&checksum.to_le_bytes());
+    at_rest::finish(&mut out, header_bytes, keys.current())?;
     Ok(out)
 }
 

@@ -1,12 +1,19 @@
 //! The dead-letter file: records that no block can take or that Kafka will never take, one JSON object a line, capped.
 //!
-//! The file lies in the state directory and so counts against the quota. The store thread alone writes it.
+//! Each line is encrypted for itself where the queue is. The file lies in the state directory and so counts against the quota. The store thread alone writes it.
 
+pub mod letters;
+mod requeue;
+
+pub use self::requeue::{LetterChoice, Requeued};
+
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
+use super::cipher::Keyring;
 use super::disk;
 use super::engine::{DeadLetterRequest, Inner, Phase, SET_ASIDE_MAX};
 use super::{Limit, PeekError, STORE_WAIT_MAX, StreamIndex, peek};
@@ -117,11 +124,12 @@ pub(super) fn set_aside(
 #[derive(Debug)]
 pub(super) struct DeadLetter {
     path: PathBuf,
+    keys: Arc<Keyring>,
 }
 
 impl DeadLetter {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path }
+    pub(super) fn new(path: PathBuf, keys: Arc<Keyring>) -> Self {
+        Self { path, keys }
     }
 
     /// Keeps a record that the queue cannot hold, or counts that it could not be kept.
@@ -163,6 +171,9 @@ impl DeadLetter {
 
     fn append(&self, line: &[u8]) -> Result<(), SetAsideError> {
         let failed = |source| SetAsideError::File { path: self.path.clone(), source };
+        let mut line = letters::seal(line.trim_ascii_end(), self.keys.current())
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        line.push(b'\n');
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&self.path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
         let more = line.len() as u64 + 1;
@@ -170,7 +181,7 @@ impl DeadLetter {
             let (path, limit) = (self.path.clone(), DEAD_LETTER_BYTES_MAX);
             return Err(SetAsideError::Full { path, bytes, more, limit });
         }
-        let written = write_line(&mut file, bytes, line).and_then(|()| match self.path.parent() {
+        let written = write_line(&mut file, bytes, &line).and_then(|()| match self.path.parent() {
             // An empty file may be new, and its name not durable.
             Some(dir) if bytes == 0 => disk::sync_dir(dir),
             _ => Ok(()),
@@ -180,6 +191,50 @@ impl DeadLetter {
             let _ = file.set_len(bytes);
         }
         written.map_err(failed)
+    }
+
+    /// Takes lines out, durably.
+    pub(super) fn forget(&self, gone: &HashSet<Vec<u8>>) -> std::io::Result<()> {
+        let lines = letters::raw_lines(&self.path)?;
+        let kept: Vec<Vec<u8>> = lines.iter().filter(|line| !gone.contains(*line)).cloned().collect();
+        if kept.len() < lines.len() { self.replace(&kept) } else { Ok(()) }
+    }
+
+    /// Puts every line under the current key that opens with one at hand. Gives how many were changed, and how many
+    /// stay as they are for want of their key.
+    pub(super) fn rekey(&self) -> anyhow::Result<(u64, u64)> {
+        let current = self.keys.current();
+        let (mut changed, mut held) = (0, 0);
+        let mut lines = letters::raw_lines(&self.path)?;
+        for line in &mut lines {
+            if letters::key_of(line) == self.keys.current_id() {
+                continue;
+            }
+            match letters::open(line, &self.keys) {
+                Ok(plain) => {
+                    let sealed = letters::seal(&plain, current)?;
+                    (*line, changed) = (sealed, changed + 1);
+                }
+                Err(_) => held += 1,
+            }
+        }
+        if changed > 0 {
+            self.replace(&lines)?;
+        }
+        Ok((changed, held))
+    }
+
+    fn replace(&self, lines: &[Vec<u8>]) -> std::io::Result<()> {
+        if lines.is_empty() {
+            std::fs::remove_file(&self.path)?;
+            return self.path.parent().map_or(Ok(()), disk::sync_dir);
+        }
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend_from_slice(line);
+            bytes.push(b'\n');
+        }
+        disk::write_atomically(&self.path, &bytes)
     }
 }
 
@@ -264,7 +319,7 @@ mod tests {
         // What a power cut left of a line does not spoil the next.
         std::fs::write(&path, b"{\"set_as").unwrap();
         let (metrics, _) = Metrics::new();
-        DeadLetter::new(path.clone()).keep_refused("telemetry", &request("x"), &metrics).unwrap();
+        DeadLetter::new(path.clone(), Arc::default()).keep_refused("telemetry", &request("x"), &metrics).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let line: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         assert_eq!(line["set_aside"], "poison");
@@ -278,7 +333,7 @@ mod tests {
     #[test]
     fn a_full_file_takes_nothing_and_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = DeadLetter::new(dir.path().join("dead-letter.jsonl"));
+        let mut file = DeadLetter::new(dir.path().join("dead-letter.jsonl"), Arc::default());
         let (metrics, _) = Metrics::new();
         let large = "x".repeat(400_000);
         file.keep_refused("telemetry", &request(&large), &metrics).unwrap();

@@ -67,6 +67,9 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Prefix of directories on their way out.
 pub(crate) const DEAD_PREFIX: &str = "dead-";
 
+/// What is ever buried: databases of blocks and of the state.
+const BURIED_PREFIXES: [&str; 2] = ["epoch-", "state-"];
+
 /// Removes a directory so that a power cut never leaves half of it under its name: rename, fsync, delete.
 pub(crate) fn bury(dir: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
@@ -85,7 +88,13 @@ pub(crate) fn bury(dir: &Path) -> io::Result<()> {
 pub(crate) fn sweep_dead(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(DEAD_PREFIX) {
+        // Nothing else that begins alike: the dead-letter file does.
+        let name = entry.file_name();
+        let buried = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(DEAD_PREFIX))
+            .is_some_and(|name| BURIED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+        if buried && entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -205,9 +214,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("epoch-1");
         fs::create_dir(&victim).unwrap();
-        fs::create_dir(dir.path().join("dead-old")).unwrap();
+        fs::create_dir(dir.path().join("dead-state-3")).unwrap();
+        fs::create_dir(dir.path().join("dead-reckoning")).unwrap();
+        fs::write(dir.path().join("dead-letter.jsonl"), "{}\n").unwrap();
         bury(&victim).unwrap();
         sweep_dead(dir.path()).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["dead-letter.jsonl", "dead-reckoning"], "what is not ours stays");
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
+use super::admin::AdminRequest;
 use super::block::SealedBlock;
+use super::cipher::Keyring;
 use super::outage::Outage;
 use super::seal::Policy;
 use super::tail::{StreamControl, StreamState};
@@ -75,6 +77,8 @@ pub(super) struct Shared {
     pub(super) reads: VecDeque<ReadRequest>,
     pub(super) set_aside: VecDeque<(usize, Record)>,
     pub(super) dead_letters: VecDeque<DeadLetterRequest>,
+    /// What operators ask for.
+    pub(super) tasks: VecDeque<AdminRequest>,
     /// Flushes asked for, and done with what result.
     pub(super) flush_wanted: u64,
     pub(super) flush_done: u64,
@@ -102,6 +106,7 @@ pub(super) struct StreamCounters {
     pub(super) dropped_size: Counter,
     pub(super) dropped_age: Counter,
     pub(super) thinned: Counter,
+    pub(super) dropped_purge: Counter,
 }
 
 pub(super) struct Inner {
@@ -115,6 +120,7 @@ pub(super) struct Inner {
     pub(super) pushed_watch: watch::Sender<u64>,
     pub(super) settings: Settings,
     pub(super) policy: Policy,
+    pub(super) keys: Arc<Keyring>,
     pub(super) lineage: Arc<Lineage>,
     pub(super) run: u32,
     pub(super) clock: QueueClock,
@@ -143,6 +149,7 @@ impl Inner {
             reads: VecDeque::new(),
             set_aside: VecDeque::new(),
             dead_letters: VecDeque::new(),
+            tasks: VecDeque::new(),
             flush_wanted: 0,
             flush_done: 0,
             flush_error: None,
@@ -163,6 +170,7 @@ impl Inner {
             pushed: Condvar::new(),
             pushed_watch: watch::Sender::new(0),
             policy: Policy::new(settings.queue.window, settings.queue.window_outage, settings.queue.tail_bytes_max),
+            keys: Keyring::new(&settings.queue.keys),
             settings,
             lineage,
             run,
@@ -271,6 +279,7 @@ impl StreamCounters {
             dropped_size: dropped("size"),
             dropped_age: dropped("age"),
             thinned: metrics.records_thinned.get_or_create(&by_stream).clone(),
+            dropped_purge: dropped("purge"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! and bounds what any damage can reach. See `docs/queue-format.md`.
 
 mod ahead;
+mod change;
 pub(crate) mod database;
 mod reader;
 mod reclaim;
@@ -17,12 +18,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::admin::Step;
 use super::block::{BLOCK_BYTES_MAX, SEGMENT_BYTES, SealedBlock};
+use super::cipher::Keyring;
 use super::disk::{self, Ballast};
 use super::lane::Lanes;
 use super::lock::Lock;
 use super::recovery::Lost;
-use super::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
+use super::store::{BlockStore, Change, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use super::summary::{self, Entry};
 use crate::metrics::{ByKind, Metrics};
 use crate::reading::{Name, Position};
@@ -71,6 +74,8 @@ pub struct EpochStore {
     next_number: u64,
     metrics: Arc<Metrics>,
     lock: Option<Lock>,
+    /// What opens the blocks.
+    keys: Arc<Keyring>,
 }
 
 impl EpochStore {
@@ -98,6 +103,7 @@ impl EpochStore {
             next_number: 1,
             metrics,
             lock,
+            keys: Arc::default(),
             queue_dir: queue_dir.clone(),
         };
         store.load().map_err(failed("recover epochs"))?;
@@ -109,6 +115,11 @@ impl EpochStore {
         }
         store.metrics.queue_quota_bytes.set(i64::try_from(quota_bytes).unwrap_or(i64::MAX));
         Ok(store)
+    }
+
+    /// With keys to open blocks; nothing of opening the epochs needs them.
+    pub(crate) fn with_keys(self, keys: Arc<Keyring>) -> Self {
+        Self { keys, ..self }
     }
 
     /// Closes the epoch that is written, so that the next start need not recover it.
@@ -228,14 +239,6 @@ impl EpochStore {
         }
     }
 
-    fn find(&mut self, number: u64, stream: &str, at: Position) -> anyhow::Result<Vec<Entry>> {
-        self.check(number)?;
-        let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
-        let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
-        found.sort_by_key(|entry| entry.first);
-        Ok(found)
-    }
-
     fn remove_epoch(&mut self, number: u64) -> Result<(), StoreError> {
         self.readers.retain(|(of, _)| *of != number);
         if self.writer.as_ref().is_some_and(|writer| writer.number == number) {
@@ -306,6 +309,10 @@ impl BlockStore for EpochStore {
 
     fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
         self.replace_blocks(replacement, lanes).map_err(failure("rewrite epochs", &self.queue_dir))
+    }
+
+    fn change(&mut self, change: &Change, after: Option<u64>) -> Result<Option<Step>, StoreError> {
+        self.change_next(change, after).map_err(failure("change of an epoch", &self.queue_dir))
     }
 
     fn held(&self) -> Vec<Held> {

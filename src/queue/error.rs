@@ -42,6 +42,19 @@ pub enum OpenError {
         /// What this agent reads and writes.
         known: u16,
     },
+    /// The queue is encrypted with a key that is not configured.
+    #[error(
+        "the queue is encrypted with key {needed} ({path}); queue.key is {}, and that key is not among queue.old-keys",
+        given.map_or_else(|| "not configured".to_owned(), |given| format!("key {given}"))
+    )]
+    WrongKey {
+        /// The record that says so.
+        path: PathBuf,
+        /// The id of the key it needs.
+        needed: super::cipher::KeyId,
+        /// The id of the key that is configured.
+        given: Option<super::cipher::KeyId>,
+    },
     /// The file system failed.
     #[error("{what} failed for {path}")]
     Io {

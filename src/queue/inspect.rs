@@ -13,10 +13,12 @@ mod verify;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::epoch::{BlockAt, EpochView, Newer};
 pub use self::index::{EpochFiles, Seen};
 pub use self::verify::{Finding, Verdict, Verifier};
+use super::cipher::{KeyId, Keyring};
 use super::lane::Lanes;
 use super::lock::FORMAT;
 use super::state::{self, State, StreamState};
@@ -82,6 +84,7 @@ pub struct Inspection {
     dir: PathBuf,
     queue_dir: PathBuf,
     state: Option<State>,
+    keys: Arc<Keyring>,
 }
 
 impl Inspection {
@@ -119,9 +122,14 @@ impl Inspection {
         if format.is_empty() && !names.iter().any(|name| index::is_part_of_a_queue(name)) {
             return Err(not_a_queue("it has no file `format`, and `queue` holds neither epochs nor a state"));
         }
-        let mut inspection = Self { dir: dir.to_owned(), queue_dir, state: None };
+        let mut inspection = Self { dir: dir.to_owned(), queue_dir, state: None, keys: Arc::default() };
         inspection.state = inspection.read_state()?;
         Ok(inspection)
+    }
+
+    /// With keys to open encrypted blocks. Without them everything but records can be looked at.
+    pub fn with_keys(self, keys: Arc<Keyring>) -> Self {
+        Self { keys, ..self }
     }
 
     /// The state directory.
@@ -175,6 +183,11 @@ impl Inspection {
         })
     }
 
+    /// The id of the key that new blocks are encrypted with; `None`: they are not, as far as can be told.
+    pub fn key(&self) -> Option<KeyId> {
+        super::key_check::named(&self.dir)
+    }
+
     /// Bytes of disk that the whole state directory takes.
     pub fn disk_bytes(&self) -> u64 {
         super::disk::used_bytes(&self.dir, &|_| false)
@@ -183,6 +196,19 @@ impl Inspection {
     /// Damaged generations that the agent has set aside in `quarantine`.
     pub fn quarantined(&self) -> usize {
         index::names(&self.queue_dir.join("quarantine")).map_or(0, |names| names.len())
+    }
+
+    /// Directories that a start of the agent deletes: on their way out, and generations that are not in force.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn leftovers(&self) -> Result<usize, InspectError> {
+        let names = index::names(&self.queue_dir)?;
+        let dead = names
+            .iter()
+            .filter(|name| name.strip_prefix(super::disk::DEAD_PREFIX).is_some_and(index::is_part_of_a_queue));
+        let generations = names.iter().filter(|name| super::epoch::parse_name(name).is_some()).count();
+        Ok(dead.count() + generations.saturating_sub(self.epochs()?.len()))
     }
 
     /// The epochs, oldest first.
@@ -200,12 +226,12 @@ impl Inspection {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn look(&self, files: &EpochFiles, on_bytes: &mut dyn FnMut(u64)) -> Result<Option<EpochView>, InspectError> {
-        if let Some(view) = epoch::look(files, on_bytes)? {
+        if let Some(view) = epoch::look(files, &self.keys, on_bytes)? {
             return Ok(Some(view));
         }
         // The agent renames a generation away only once the next one is whole.
         match self.epochs()?.into_iter().find(|now| now.number == files.number) {
-            Some(now) => epoch::look(&now, on_bytes),
+            Some(now) => epoch::look(&now, &self.keys, on_bytes),
             None => Ok(None),
         }
     }

@@ -15,7 +15,10 @@
 //!    (`every_rule_accounts_for_everything`, `at_the_quota_the_lower_priority_goes_...`).
 //! 7. Memory is bounded: the tail by its budget, reads and set-aside records by their counts, one decoded block a stream.
 
+pub mod admin;
 pub mod block;
+pub mod cipher;
+pub mod closed;
 mod dead_letter;
 mod disk;
 mod dropped;
@@ -23,6 +26,7 @@ mod engine;
 pub mod epoch;
 pub mod error;
 pub mod inspect;
+mod key_check;
 pub mod lane;
 mod lock;
 mod newest_first;
@@ -48,7 +52,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-pub use self::dead_letter::SetAsideError;
+pub use self::dead_letter::{LetterChoice, Requeued, SetAsideError, letters};
 pub(crate) use self::disk::write_atomically;
 pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
@@ -136,9 +140,10 @@ impl Queue {
         let is_configured = |name: &Name| settings.streams.iter().any(|stream| stream.name == *name);
         let unconfigured = start.streams.iter().filter(|known| !is_configured(&known.stream)).cloned().collect();
         let dir = settings.dir.clone();
-        let dead_letter = dead_letter::DeadLetter::new(settings.dir.join("queue").join("dead-letter.jsonl"));
+        let dead_letter = dead_letter::letters::path_in(&settings.dir);
         let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
         inner.lock().unconfigured = unconfigured;
+        let dead_letter = dead_letter::DeadLetter::new(dead_letter, Arc::clone(&inner.keys));
         store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
             what: "start of the store thread",
             path: dir,

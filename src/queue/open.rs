@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use super::cipher::Keyring;
 use super::error::OpenError;
+use super::key_check;
 use super::recovery::{self, Blocks, Lost};
 use super::state::{self, State, StateStore};
 use super::store_thread::{Backend, OpenStore, OpenedStore};
@@ -13,7 +15,11 @@ use crate::metrics::Metrics;
 use crate::reading::{Lineage, Name, Position};
 
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, OpenError> {
+    let keys = Keyring::new(&settings.queue.keys);
+    key_check::look(&settings.dir, &keys)?;
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
+    key_check::settle(&settings.dir, &keys)?;
+    begun.keys = keys;
     let boots = begun.state_value.boots.len();
     let newest = begun.state_value.boots.last().cloned();
     let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
@@ -51,8 +57,7 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 }
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
-    let position = Position::from_packed;
-    let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
+    let skipped = stream.skipped.iter().map(|(at, records)| (Position::from_packed(*at), *records)).collect();
     StreamControl { stream: Arc::clone(&stream.name), lanes: stream.lanes(), skipped }
 }
 

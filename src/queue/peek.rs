@@ -3,6 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use super::block::{self, SealedBlock};
+use super::cipher::missing_key;
 use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest, Shared};
 use super::tail::Decoded;
 use super::{Batch, Limit, PeekError, STORE_WAIT_MAX, StreamIndex};
@@ -59,12 +60,17 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
     if last < at {
         return Err(PeekError::Store { reason: format!("block {first} to {last} was read for position {at}") });
     }
-    match block::open(found) {
+    match block::open(found, &inner.keys) {
         Ok(records) => {
             let lineage = Arc::clone(&found.header.lineage);
             let decoded = Decoded { covers_from: at, last, lineage, records };
             inner.lock().streams[stream.0].decoded = Some(Arc::new(decoded));
             Ok(at)
+        }
+        Err(error) if missing_key(&error).is_some() => {
+            // It is whole: the stream waits for the key, so that nothing overtakes what comes first.
+            let key = missing_key(&error).map(|key| key.to_string()).unwrap_or_default();
+            Err(PeekError::KeyMissing { key, first, last })
         }
         Err(error) => {
             inner.metrics.queue_blocks_lost.inc();

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cipher::Keyring;
 use super::disk;
 use super::epoch::EpochStore;
 use super::error::OpenError;
@@ -37,6 +38,8 @@ pub struct Begun {
     continued: bool,
     lock: Lock,
     metrics: Arc<Metrics>,
+    /// What opens the blocks; none unless set.
+    pub(super) keys: Arc<Keyring>,
 }
 
 /// A queue ready for use.
@@ -75,7 +78,7 @@ pub fn begin(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Res
         (None, chosen) => chosen,
     };
     state.begin_run(&mut state_value, floor)?;
-    Ok(Begun { state, state_value, dir: dir.to_owned(), continued, lock, metrics })
+    Ok(Begun { state, state_value, dir: dir.to_owned(), continued, lock, metrics, keys: Arc::default() })
 }
 
 impl Begun {
@@ -91,10 +94,10 @@ impl Begun {
 
     /// The state, usable at once, and the blocks, whose recovery may have to be tried more than once.
     pub(super) fn split(self) -> (StateStore, State, Blocks) {
-        let Self { state, state_value, dir, continued, lock, metrics } = self;
+        let Self { state, state_value, dir, continued, lock, metrics, keys } = self;
         let (quota_bytes, lanes) = (state_value.quota_bytes, state_value.lanes());
         let unnamed = continued.then_some(Position::ZERO);
-        (state, state_value, Blocks { dir, quota_bytes, lanes, unnamed, lock, metrics })
+        (state, state_value, Blocks { dir, quota_bytes, lanes, unnamed, lock, metrics, keys })
     }
 }
 
@@ -108,6 +111,7 @@ pub(super) struct Blocks {
     unnamed: Option<Position>,
     lock: Lock,
     metrics: Arc<Metrics>,
+    keys: Arc<Keyring>,
 }
 
 impl Blocks {
@@ -124,7 +128,8 @@ impl Blocks {
     /// Opens the blocks without looking for what is missing.
     pub(super) fn open(&self) -> Result<EpochStore, OpenError> {
         let lock = Some(self.lock.clone());
-        Ok(EpochStore::open(&self.dir, self.quota_bytes, Arc::clone(&self.metrics), lock)?)
+        let store = EpochStore::open(&self.dir, self.quota_bytes, Arc::clone(&self.metrics), lock)?;
+        Ok(store.with_keys(Arc::clone(&self.keys)))
     }
 }
 

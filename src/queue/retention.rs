@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, SealedBlock};
+use super::cipher::Keyring;
 use super::engine::{Inner, Shared, StreamCounters};
 use super::lane::Lanes;
 use super::store::{OldestBlocks, StoreError};
@@ -36,10 +37,12 @@ const EXPIRE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 
 /// Which rule removed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
+pub(super) enum Rule {
     Quota,
     Size,
     Age,
+    /// An operator's word.
+    Purge,
 }
 
 /// Whether a record may enter the tail; makes room for it where its stream's rule allows that.
@@ -128,7 +131,7 @@ fn reclaim(driver: &mut Driver, percent: u64) -> Result<Option<bool>, StoreError
     Ok(reclaimed.inspect_err(|error| tracing::debug!(error = %error, "epoch cannot be rewritten")).ok())
 }
 
-fn durable_lanes(inner: &Inner) -> Vec<(Name, Lanes)> {
+pub(super) fn durable_lanes(inner: &Inner) -> Vec<(Name, Lanes)> {
     let shared = inner.lock();
     let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.lanes_durable.clone()));
     // Those move in `drop_oldest` only, which makes them durable.
@@ -160,7 +163,7 @@ fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
     for (candidate, blocks) in &found {
         match candidate.index {
             Some(index) => remove(driver.inner(), index, blocks, Rule::Quota),
-            None => remove_unconfigured(driver.inner(), &candidate.name, blocks),
+            None => remove_unconfigured(driver.inner(), &candidate.name, blocks, "quota"),
         }
     }
     driver.save_cursors()?;
@@ -195,8 +198,8 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
 }
 
 /// The same for a stream that is not configured any more: should it come back, its first record says what is gone.
-fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
-    let label = ByStreamAndReason { stream: name.to_string(), reason: "quota" };
+pub(super) fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks, reason: &'static str) {
+    let label = ByStreamAndReason { stream: name.to_string(), reason };
     inner.metrics.records_dropped.get_or_create(&label).inc_by(blocks.records);
     tracing::warn!(stream = %name, records = blocks.records, "records of a stream that is not configured dropped");
     let mut shared = inner.lock();
@@ -207,12 +210,13 @@ fn remove_unconfigured(inner: &Inner, name: &Name, blocks: &OldestBlocks) {
 }
 
 /// Takes blocks out of a stream, in memory; the caller makes it durable before it deletes anything.
-fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
+pub(super) fn remove(inner: &Inner, stream: usize, blocks: &OldestBlocks, rule: Rule) {
     let counters = &inner.counters[stream];
     let (counter, why) = match rule {
         Rule::Quota => (&counters.dropped_quota, "disk quota is used up, oldest records dropped"),
         Rule::Size => (&counters.dropped_size, "stream's size is used up, oldest records dropped"),
         Rule::Age => (&counters.dropped_age, "records are too old, dropped"),
+        Rule::Purge => (&counters.dropped_purge, "records purged on demand"),
     };
     let mut shared = inner.lock();
     let queue = &mut shared.streams[stream];
@@ -272,7 +276,7 @@ pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
                 (Arc::clone(&queue.name), queue.lanes.clone(), Now::of(&inner, &shared))
             };
             let Some(oldest) = driver.with_store(|store| store.read(&name, lanes.cursor()))? else { break };
-            if now.age_min(&oldest) <= limit {
+            if now.age_min(&oldest, &inner.keys) <= limit {
                 break;
             }
             let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, &lanes, 1))? else { break };
@@ -301,13 +305,13 @@ impl Now {
 
     /// The age that every record of the block has at least: by boot time within this boot; of an earlier boot the time
     /// since this one began, or by the wall clock where it could be trusted then and now.
-    fn age_min(&self, block: &SealedBlock) -> Duration {
+    fn age_min(&self, block: &SealedBlock, keys: &Keyring) -> Duration {
         let written = &block.header.lineage;
         if (written.queue, written.boot_index) == (self.lineage.queue, self.lineage.boot_index) {
             return Duration::from_nanos(self.boot_ns.saturating_sub(block.header.boot_ns.1));
         }
         let since_boot = Duration::from_nanos(self.boot_ns);
-        self.wall_us().and_then(|now_us| age_by_wall(block, now_us)).map_or(since_boot, |age| age.max(since_boot))
+        self.wall_us().and_then(|now_us| age_by_wall(block, keys, now_us)).map_or(since_boot, |age| age.max(since_boot))
     }
 
     /// The wall time now.
@@ -318,8 +322,8 @@ impl Now {
     }
 }
 
-fn age_by_wall(block: &SealedBlock, now_us: i64) -> Option<Duration> {
-    let records = block::open(block).ok()?;
+fn age_by_wall(block: &SealedBlock, keys: &Keyring, now_us: i64) -> Option<Duration> {
+    let records = block::open(block, keys).ok()?;
     if records.iter().any(|record| record.stamp.trust < Trust::Corrected) {
         return None;
     }

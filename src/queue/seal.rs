@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, SealContext, SealedBlock};
+use super::cipher::CipherError;
 use super::tail::StreamState;
 use crate::reading::{Position, Record};
 
@@ -113,6 +114,8 @@ pub(super) fn cut(
 pub(super) struct Blocks {
     pub(super) blocks: Vec<SealedBlock>,
     pub(super) refused: Vec<Record>,
+    /// Why no block could be made of anything: it is not the records' fault, and they stay where they are.
+    pub(super) failed: Option<CipherError>,
 }
 
 /// Makes blocks of a cut.
@@ -149,6 +152,7 @@ pub(super) fn seal_or_split(context: &mut SealContext, records: &[Record], made:
             context.prev_last = Some(block.header.last);
             made.blocks.push(block);
         }
+        Err(error) if error.is::<CipherError>() => made.failed = error.downcast().ok(),
         Err(_) if records.len() > 1 => {
             let (older, newer) = records.split_at(records.len() / 2);
             seal_or_split(context, older, made);

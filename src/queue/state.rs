@@ -141,14 +141,20 @@ impl StateStore {
         Self::load_for(dir, machine_hash())
     }
 
+    /// The newest state below `dir` as it is, whatever machine wrote it: for those who change it and start no run.
+    pub(crate) fn as_found(dir: &Path) -> Result<(Self, Option<State>), OpenError> {
+        let queue_dir = dir.join("queue");
+        let failed = |error| OpenError::io("read state", &queue_dir, error);
+        let next_number = numbers(&queue_dir).map_err(failed)?.iter().max().map_or(1, |last| last + 1);
+        let newest = newest(&queue_dir).map_err(|error| error.of(&queue_dir))?;
+        Ok((Self { queue_dir, next_number, database: None, writes: 0 }, newest))
+    }
+
     fn load_for(dir: &Path, machine: [u8; 32]) -> Result<(Self, State, bool), OpenError> {
         let queue_dir = dir.join("queue");
         let failed = |error| OpenError::io("read state", &queue_dir, error);
         let numbers = numbers(&queue_dir).map_err(failed)?;
-        let newest = newest(&queue_dir).map_err(|error| match error {
-            ReadError::Io(error) => failed(error),
-            ReadError::Version { found } => OpenError::StateVersion { path: queue_dir.clone(), found, known: VERSION },
-        })?;
+        let newest = newest(&queue_dir).map_err(|error| error.of(&queue_dir))?;
         let run_file = read_run(&queue_dir);
         let next_number = numbers.iter().max().map_or(1, |last| last + 1);
         let store = Self { queue_dir, next_number, database: None, writes: 0 };
@@ -285,6 +291,15 @@ pub(crate) enum ReadError {
     },
 }
 
+impl ReadError {
+    fn of(self, queue_dir: &Path) -> OpenError {
+        match self {
+            Self::Io(error) => OpenError::io("read state", queue_dir, error),
+            Self::Version { found } => OpenError::StateVersion { path: queue_dir.to_owned(), found, known: VERSION },
+        }
+    }
+}
+
 /// The state of the highest generation that is whole, by raw scan of every state database below `queue_dir`.
 pub(crate) fn newest(queue_dir: &Path) -> Result<Option<State>, ReadError> {
     let mut newest: Option<Whole> = None;
@@ -307,7 +322,11 @@ fn scan_database(dir: &Path) -> std::io::Result<Option<Whole>> {
 }
 
 fn numbers(queue_dir: &Path) -> std::io::Result<Vec<u64>> {
-    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(DIR_PREFIX)?.parse().ok();
+    let number = |entry: std::fs::DirEntry| {
+        let number = entry.file_name().to_str()?.strip_prefix(DIR_PREFIX)?.parse().ok()?;
+        // A foreign file is nobody's state.
+        entry.path().is_dir().then_some(number)
+    };
     let entries = std::fs::read_dir(queue_dir)?.collect::<std::io::Result<Vec<_>>>()?;
     Ok(entries.into_iter().filter_map(number).collect())
 }

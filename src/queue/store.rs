@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::admin::Step;
 use super::block::SealedBlock;
 use super::lane::Lanes;
 use crate::reading::{Name, Position};
@@ -34,6 +35,23 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: anyhow::Error,
+    },
+}
+
+/// What an operator wants done to every epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Every block under the current key, or in clear where there is none.
+    Rekey,
+    /// Compare with the raw bytes, and rescue what is whole.
+    Check,
+    /// Leave out the blocks of a stream that lie wholly below a position; the caller has made durable that they are
+    /// done.
+    Remove {
+        /// The stream.
+        stream: Name,
+        /// The first position that stays.
+        below: Position,
     },
 }
 
@@ -189,6 +207,14 @@ pub trait BlockStore: Send {
     fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
         let _ = (replacement, lanes);
         Ok(false)
+    }
+
+    /// Changes the first epoch after `after`; `None`: there is none.
+    ///
+    /// # Errors
+    /// When the engine or the file system fails; the epoch is then as it was.
+    fn change(&mut self, _change: &Change, _after: Option<u64>) -> Result<Option<Step>, StoreError> {
+        Ok(None)
     }
 
     /// What is held, per stream.

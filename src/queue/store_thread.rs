@@ -4,6 +4,7 @@
 mod fence;
 mod opening;
 mod sealing;
+mod setting_aside;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::PeekError;
+use super::admin::AdminRequest;
 use super::dead_letter::DeadLetter;
 use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
 use super::retention;
@@ -19,7 +21,8 @@ use super::store::{BlockStore, StoreError};
 use super::tail::{StreamControl, StreamState};
 use crate::metrics::ByKind;
 use crate::reading::{Position, Record};
-use fence::{error_text, failed, panic_text};
+pub(super) use fence::error_text;
+use fence::{failed, panic_text};
 
 /// First and longest wait after a failure of the store.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -58,6 +61,7 @@ enum Work {
     Seal(Due),
     Flush(u64),
     Read(ReadRequest),
+    Administer(AdminRequest),
     SaveCursors,
     Expire,
     Thin,
@@ -111,6 +115,7 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
     shared.phase = Phase::Stopped(outcome);
     // Whoever waits for one finds its channel closed.
     shared.dead_letters.clear();
+    shared.tasks.clear();
     for read in std::mem::take(&mut shared.reads) {
         let _ = read.reply.try_send(ReadReply { block: Err(PeekError::Closed), disk_last: None });
     }
@@ -135,6 +140,7 @@ impl Driver {
                     self.others_in_turn();
                 }
                 Work::Read(request) => self.read(request),
+                Work::Administer(request) => self.administer(request),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
                 }
@@ -186,6 +192,9 @@ impl Driver {
         if let Some(read) = shared.reads.pop_front() {
             return Ok(Work::Read(read));
         }
+        if let Some(request) = shared.tasks.pop_front() {
+            return Ok(Work::Administer(request));
+        }
         if shared.phase == Phase::Closing {
             return Ok(Work::Close);
         }
@@ -207,20 +216,24 @@ impl Driver {
         Err(until.map(|at| Duration::from_nanos(at.saturating_sub(now_ns).max(1))))
     }
 
-    /// One waiting read, and cursors and ages that are due: sealing that never pauses must not keep them waiting.
+    /// One waiting read, one of an operator's tasks, and cursors and ages that are due: sealing that never pauses must not keep them waiting.
     fn others_in_turn(&mut self) {
         let now_ns = self.inner.now_ns();
         let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now_ns) && now_ns >= self.retry_at_ns;
-        let (read, save_due, expire_due) = {
+        let (read, task, save_due, expire_due) = {
             let mut shared = self.inner.lock();
             if shared.phase == Phase::Abandoned || self.store.is_none() {
                 return;
             }
             let expire_due_ns = retention::expire_due_ns(&shared, self.expire_at_ns);
-            (shared.reads.pop_front(), is_due(shared.cursor_due_ns()), is_due(expire_due_ns))
+            let task = shared.tasks.pop_front();
+            (shared.reads.pop_front(), task, is_due(shared.cursor_due_ns()), is_due(expire_due_ns))
         };
         if let Some(request) = read {
             self.read(request);
+        }
+        if let Some(request) = task {
+            self.administer(request);
         }
         if save_due {
             let _ = self.save_cursors();
@@ -329,18 +342,6 @@ impl Driver {
         let now_ns = self.inner.now_ns();
         shared.note_progress(0, now_ns);
         Ok(controls)
-    }
-
-    fn set_aside(&mut self, stream: usize, record: &Record, reason: &'static str) {
-        let name = Arc::clone(&self.inner.lock().streams[stream].name);
-        self.dead_letter.keep(&name, record, reason, &self.inner.metrics);
-    }
-
-    fn dead_letter(&mut self, request: &DeadLetterRequest) {
-        let name = Arc::clone(&self.inner.lock().streams[request.stream].name);
-        let kept = self.dead_letter.keep_refused(&name, request, &self.inner.metrics);
-        // The uplink may have given up waiting; it will ask again.
-        let _ = request.reply.try_send(kept);
     }
 
     /// The last seal and cursor. Gives what went wrong.

@@ -154,6 +154,16 @@ pub enum PeekError {
         /// Why.
         reason: String,
     },
+    /// The next block is encrypted with a key that is not configured.
+    #[error("records {first} to {last} are encrypted with key {key}: add it to queue.old-keys")]
+    KeyMissing {
+        /// The id of the key.
+        key: String,
+        /// First position of the block.
+        first: Position,
+        /// Last position of the block.
+        last: Position,
+    },
     /// The store thread did not answer.
     #[error("block store did not answer within {waited_s} s")]
     Stalled {

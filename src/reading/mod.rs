@@ -229,6 +229,31 @@ impl fmt::Display for Position {
     }
 }
 
+/// Text that is no position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoPosition;
+
+impl fmt::Display for NoPosition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "a position is RUN:SEQ, at most {}:{}", Position::RUN_MAX, Position::SEQ_MAX)
+    }
+}
+
+impl std::error::Error for NoPosition {}
+
+impl std::str::FromStr for Position {
+    type Err = NoPosition;
+
+    fn from_str(text: &str) -> Result<Self, NoPosition> {
+        let (run, seq) = text.split_once(':').ok_or(NoPosition)?;
+        let (run, seq) = (run.parse().map_err(|_| NoPosition)?, seq.parse().map_err(|_| NoPosition)?);
+        if run > Self::RUN_MAX || seq > Self::SEQ_MAX {
+            return Err(NoPosition);
+        }
+        Ok(Self::new(run, seq))
+    }
+}
+
 /// A reading in its stream: what the queue keeps and the uplink sends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {

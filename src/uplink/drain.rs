@@ -6,6 +6,7 @@ mod encoding;
 mod metering;
 mod outlet;
 mod sending;
+mod tls;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,20 +20,19 @@ use super::registrar::Registrar;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{Notice, Producer, Refusal, Renewal, Report, TlsFiles};
+use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::Queue;
 use crate::reading::Position;
 use metering::Metering;
 use outlet::Outlet;
+use tls::TlsWatch;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
 const POLL_DOWN_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for a push while nothing is in flight.
 const IDLE_MAX: Duration = Duration::from_millis(200);
-/// How often the TLS files are looked at.
-const TLS_LOOK_NS: u64 = 30_000_000_000;
 /// How long what is in flight may take to arrive before a client with renewed TLS files takes over.
 const WIND_DOWN_MAX_NS: u64 = 10_000_000_000;
 /// How long a client that stops is listened to.
@@ -54,8 +54,7 @@ struct Drain<'a> {
     rebuild: Option<String>,
     watchdog: Watchdog,
     metering: Metering,
-    tls_files: TlsFiles,
-    tls_looked_ns: u64,
+    tls: TlsWatch,
     /// The TLS files were renewed at this time, and the client is to be changed.
     renewed_ns: Option<u64>,
     peek_failed: bool,
@@ -73,8 +72,8 @@ pub fn run(
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let outlets = outlet::all(&settings, backoff);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let registrar = encoding::start_registrar(&settings, &stop);
-    let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
     let kafka = &settings.kafka;
     let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let mut drain = Drain {
@@ -91,8 +90,7 @@ pub fn run(
         rebuild: None,
         watchdog,
         metering,
-        tls_files,
-        tls_looked_ns: boot_ns(),
+        tls,
         renewed_ns: None,
         peek_failed: false,
     };
@@ -173,28 +171,6 @@ impl Drain<'_> {
             tracing::warn!(reason, "kafka client is built anew; sending starts again at the cursor");
             self.last_reports(client);
         }
-    }
-
-    /// Takes up renewed certificates, keys and trust anchors once a client can be made of them.
-    fn look_at_tls_files(&mut self) {
-        let now_ns = boot_ns();
-        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
-            return;
-        }
-        self.tls_looked_ns = now_ns;
-        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
-            Renewal::None => return,
-            Renewal::Ready => {
-                tracing::info!("tls files were renewed, kafka client is changed");
-                self.renewed_ns = Some(now_ns);
-                "applied"
-            }
-            Renewal::Unusable(error) => {
-                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
-                "refused"
-            }
-        };
-        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
     }
 
     /// Gives up a client that is stuck; the queue has all that it held.
@@ -313,7 +289,7 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
             outlet.reader.rewind();
-            outlet.front.forget();
+            outlet.writer.front.forget();
         }
     }
 

@@ -11,6 +11,7 @@ pub mod encode;
 mod gate;
 mod health;
 mod lane;
+pub mod preflight;
 mod rate;
 mod reader;
 mod registrar;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod control;
 mod ground;
 mod reload;
 mod service;

@@ -88,7 +88,6 @@ fn durations_sizes_numbers_and_words() {
 #[test]
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
-    later("[queue]\nkey = \"k\"", "2:1: queue.key");
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     later("[kafka]\nbrokers = [\"k:1\"]\ndelivery = \"exactly-once\"", "3:12: kafka.delivery");
     later(&source("gnss", "port = \"gpsd://127.0.0.1:2947\""), "4:8: source[1].port");
@@ -104,6 +103,40 @@ fn what_comes_later_is_refused_and_never_ignored() {
     later("[mqtt]\nbroker = \"mqtts://b\"", "2:10: mqtt.broker");
     let yard = source("mqtt", "topics = [\"a/+\"]\nretained = \"mark\"");
     later(&format!("{yard}[mqtt]\nbroker = \"mqtt://b\""), "5:1: source[1].retained");
+}
+
+#[test]
+fn a_key_that_cannot_be_used_is_named_with_its_file_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("forebay.toml");
+    let key = |name: &str, bytes: &[u8], mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    key("short", b"hunter2", 0o600);
+    key("open", &(0..32).collect::<Vec<u8>>(), 0o644);
+    key("good", &(0..32).collect::<Vec<u8>>(), 0o400);
+    let problems = |queue: &str| {
+        std::fs::write(&file, format!("[queue]\n{queue}\n")).unwrap();
+        forebay::config::load(&file).map_err(|errors| errors.to_string())
+    };
+    let errors =
+        problems("key = \"short\"\nold-keys = [\"good\", \"open\", \"missing\", \"credential:a/b\"]").unwrap_err();
+    for part in [
+        "2:7: queue.key: ",
+        "holds 7 bytes that are no key",
+        "queue.old-keys: ",
+        "mode 0644",
+        "No such file",
+        "credential:a/b",
+    ] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert!(!errors.contains("hunter2"), "{errors}");
+    let loaded = problems("key = \"good\"").unwrap();
+    assert!(loaded.config.queue.keys.current.is_some());
+    assert!(format!("{:?}", loaded.config.queue).contains("***"));
 }
 
 #[test]
@@ -229,6 +262,31 @@ fn brokers_and_credentials() {
     refused("[mqtt]\nbroker = \"mqtt://b\"\ntopic = \"a/{x}\"", &[("3:9: mqtt.topic", &["{x}"])]);
     let kafka = "[kafka]\nbrokers = [\"k:1\"]\n";
     refused(&format!("{kafka}tls = {{ cert = \"c\" }}"), &[("3:16: kafka.tls.cert", &["without key"])]);
+    let sasl = |keys: &str| format!("{kafka}sasl = {{ {keys} }}");
+    refused(&sasl("mechanism = \"OAUTHBEARER\""), &[("3:8: kafka.sasl.token-file", &["missing", "token-command"])]);
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", token-command = [\"c\"]"),
+        &[("3:71: kafka.sasl.token-command", &["token-file is written too"])],
+    );
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-file = \"t\", username = \"u\", token-lifetime = \"1s\""),
+        &[
+            ("3:66: kafka.sasl.username", &["no meaning", "OAUTHBEARER"]),
+            ("3:88: kafka.sasl.token-lifetime", &["\"1s\" is out of range", "10s to"]),
+        ],
+    );
+    refused(
+        &sasl("mechanism = \"SCRAM-SHA-256\", username = \"u\", password-file = \"p\", token-file = \"t\""),
+        &[("3:89: kafka.sasl.token-file", &["no meaning", "SCRAM-SHA-256"])],
+    );
+    refused(
+        &sasl("mechanism = \"OAUTHBEARER\", token-command = []"),
+        &[("3:53: kafka.sasl.token-command", &["0 elements"])],
+    );
+    refused(
+        &sasl("mechanism = \"PLAIN\", password-file = \"p\""),
+        &[("3:8: kafka.sasl.username", &["missing", "PLAIN"])],
+    );
     refused(
         &format!("{kafka}sasl = {{ mechanism = \"PLAIN\", username = \"u\" }}"),
         &[("3:8: kafka.sasl.password-file", &["missing"])],

@@ -7,7 +7,7 @@ use forebay::queue::scan;
 use super::{TELEMETRY, forebay, json, lines, open, output, push};
 
 /// A queue of several closed epochs, on disk only.
-fn closed_queue() -> tempfile::TempDir {
+pub fn closed_queue() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let queue = open(dir.path());
     push(&queue, TELEMETRY, 0..4_000);
@@ -16,7 +16,7 @@ fn closed_queue() -> tempfile::TempDir {
 }
 
 /// The databases of the epochs, oldest first.
-fn databases(dir: &Path) -> Vec<PathBuf> {
+pub fn databases(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir.join("queue")).unwrap().map(|entry| entry.unwrap().path());
     let mut epochs: Vec<_> = entries.filter(|path| path.to_str().unwrap().contains("/epoch-")).collect();
     epochs.sort();
@@ -24,7 +24,7 @@ fn databases(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Offset and length of the frames in a database.
-fn frames(database: &Path) -> Vec<(usize, usize)> {
+pub fn frames(database: &Path) -> Vec<(usize, usize)> {
     let mut frames = Vec::new();
     scan::scan(&std::fs::read(database).unwrap(), |offset, found| {
         let (scan::Found::Block { bytes, .. } | scan::Found::Newer { bytes, .. }) = found;
@@ -33,7 +33,7 @@ fn frames(database: &Path) -> Vec<(usize, usize)> {
     frames
 }
 
-fn change(file: &Path, at: usize, change: impl Fn(&mut [u8])) {
+pub fn change(file: &Path, at: usize, change: impl Fn(&mut [u8])) {
     let mut bytes = std::fs::read(file).unwrap();
     change(&mut bytes[at..]);
     std::fs::write(file, bytes).unwrap();

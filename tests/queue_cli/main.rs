@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy only knows test functions
 
+mod changes;
 mod damage;
+mod dead_letters;
+mod encrypted;
 mod mistakes;
 
 use std::collections::BTreeMap;
@@ -30,11 +33,49 @@ fn configuration(dir: &Path) -> String {
     )
 }
 
-fn open(dir: &Path) -> Queue {
+fn settings(dir: &Path) -> Settings {
     let config = forebay::config::parse(&configuration(dir), Path::new("forebay.toml")).unwrap().config;
-    let settings =
-        Settings { dir: dir.to_owned(), gateway: config.gateway.id, queue: config.queue, streams: config.streams };
-    Queue::open(settings, Metrics::new().0).unwrap()
+    Settings { dir: dir.to_owned(), gateway: config.gateway.id, queue: config.queue, streams: config.streams }
+}
+
+fn open(dir: &Path) -> Queue {
+    Queue::open(settings(dir), Metrics::new().0).unwrap()
+}
+
+/// Everything below a directory: each file's bytes by its path.
+fn tree(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(tree(&path));
+            found.insert(path, Vec::new());
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// An open queue that answers on its control socket, as an agent's does.
+struct Answering {
+    queue: Queue,
+    runtime: tokio::runtime::Runtime,
+    server: Option<forebay::control::Server>,
+}
+
+impl Answering {
+    fn start(queue: Queue) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = runtime.block_on(async { forebay::control::Server::start(queue.clone()).unwrap() });
+        Self { queue, runtime, server: Some(server) }
+    }
+
+    fn stop(mut self) {
+        self.runtime.block_on(self.server.take().unwrap().stop());
+        self.queue.close().unwrap();
+    }
 }
 
 /// Record `n` of the test, some 200 bytes that no codec makes small.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{forebay, open};
+use super::{TELEMETRY, forebay, open, output, push};
 
 fn failure(dir: &Path, arguments: &[&str], code: i32) -> String {
     let output = forebay(dir, arguments);
@@ -60,4 +60,34 @@ fn a_bad_configuration_ends_with_78() {
     let output = command.args(["queue", "status", "--config"]).arg(&file).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8(output.stderr).unwrap().contains("queue.window: \"1ms\" is out of range"));
+}
+
+#[test]
+fn foreign_files_are_neither_read_nor_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = open(dir.path());
+    push(&queue, TELEMETRY, 0..300);
+    queue.close().unwrap();
+    let inside = dir.path().join("queue");
+    let foreign = ["epoch-0000000009.0", "state-99", "dead-reckoning.txt", "notes"];
+    for name in foreign {
+        std::fs::write(inside.join(name), "not ours").unwrap();
+    }
+    std::fs::create_dir(inside.join("dead-reckoning")).unwrap();
+    std::fs::create_dir(inside.join("epoch-0000000008.0")).unwrap();
+    std::fs::write(inside.join("epoch-0000000008.0/holiday.jpg"), "not ours").unwrap();
+    for _ in 0..2 {
+        let queue = open(dir.path());
+        queue.flush().unwrap();
+        assert_eq!(queue.status().streams[0].records, 300);
+        queue.close().unwrap();
+    }
+    output(dir.path(), &["verify"], 0);
+    output(dir.path(), &["repair"], 0);
+    for name in foreign {
+        assert_eq!(std::fs::read_to_string(inside.join(name)).unwrap(), "not ours", "{name}");
+    }
+    assert!(inside.join("dead-reckoning").is_dir());
+    let set_aside = inside.join("quarantine/epoch-0000000008.0/holiday.jpg");
+    assert_eq!(std::fs::read_to_string(set_aside).unwrap(), "not ours");
 }

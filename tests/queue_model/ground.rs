@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use forebay::config::{KeyBytes, QueueKeys};
 use forebay::metrics::Metrics;
 use forebay::queue::{Queue, Settings};
 
@@ -16,6 +17,8 @@ pub enum Ground {
     Segments,
     /// The real store on sled, its state, its recovery; the machine's time.
     Epochs,
+    /// The same encrypted, under another key at each start.
+    EncryptedEpochs,
 }
 
 impl Ground {
@@ -30,6 +33,16 @@ impl Ground {
                 start_on(disk, settings, clock, 0, open).0
             }
             Self::Epochs => Queue::open(settings.clone(), Metrics::new().0).unwrap(),
+            Self::EncryptedEpochs => {
+                let starts = disk.with(|platter| {
+                    platter.run += 1;
+                    u8::try_from(platter.run).unwrap()
+                });
+                let mut keys = (1..=starts).rev().map(|byte| KeyBytes::new([byte; 32]));
+                let mut settings = settings.clone();
+                settings.queue.keys = QueueKeys { current: keys.next(), old: keys.collect() };
+                Queue::open(settings, Metrics::new().0).unwrap()
+            }
         }
     }
 
@@ -38,7 +51,7 @@ impl Ground {
         match self {
             Self::Memory => disk.with(|platter| platter.epochs.is_empty()),
             Self::Segments => entries(&dir.join("segments"), "segment-") == 0,
-            Self::Epochs => entries(&dir.join("queue"), "epoch-") == 0,
+            Self::Epochs | Self::EncryptedEpochs => entries(&dir.join("queue"), "epoch-") == 0,
         }
     }
 }

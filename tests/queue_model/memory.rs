@@ -167,7 +167,7 @@ impl BlockStore for MemoryStore {
                 if oldest.as_ref().is_some_and(|oldest| oldest.bytes >= bytes) || block.header.last < from {
                     continue;
                 }
-                let records = forebay::queue::block::open(block).unwrap();
+                let records = forebay::queue::block::open(block, &Default::default()).unwrap();
                 let first = lanes.first_open(block.header.first.max(from));
                 let found = oldest.get_or_insert(OldestBlocks {
                     epoch: epoch as u64,
@@ -352,6 +352,7 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
             window_outage: std::time::Duration::from_secs(1),
             tail_bytes_max,
             compression: Compression::None,
+            keys: forebay::config::QueueKeys::default(),
         },
         streams: streams
             .iter()

@@ -132,6 +132,7 @@ pub fn settings(mount_point: &Path) -> Settings {
             window_outage: Duration::from_millis(100),
             tail_bytes_max: TAIL_BYTES_MAX,
             compression: Compression::None,
+            keys: forebay::config::QueueKeys::default(),
         },
         streams: vec![config::Stream {
             name: STREAM.into(),

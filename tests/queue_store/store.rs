@@ -23,6 +23,7 @@ fn block_at(first: Position) -> anyhow::Result<SealedBlock> {
         prev_last: None,
         cursor_at_seal: Position::ZERO,
         compression: Compression::None,
+        keys: Default::default(),
     };
     seal(&context, &records_from(first))
 }

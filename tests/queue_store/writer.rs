@@ -36,6 +36,7 @@ pub fn settings(dir: &Path) -> Settings {
             window_outage: Duration::from_millis(100),
             tail_bytes_max: 1 << 20,
             compression: Compression::None,
+            keys: Default::default(),
         },
         streams: (0..STREAMS)
             .map(|stream| config::Stream {

@@ -99,6 +99,17 @@ impl Agent {
         streams.map(stream).collect()
     }
 
+    /// Whether nothing waits, by the count and by the cursors: right after a start the count is an estimate.
+    pub fn is_drained(&self) -> bool {
+        let status = self.status();
+        let place = |at: &serde_json::Value| Some((at["run"].as_u64()?, at["seq"].as_u64()?));
+        status["streams"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|stream| stream["records"] == 0 && place(&stream["acknowledged"]) >= place(&stream["durable"]))
+    }
+
     /// Waits until the store is open: before that a start shows no backlog. Its directory is measured when it is.
     pub fn wait_for_store(&self) {
         wait_for("the store", START_MAX, || self.status()["queue"]["disk_bytes"].as_u64().filter(|bytes| *bytes > 0));

@@ -1,7 +1,7 @@
 //! The agent's own binary among real parts: Apache Kafka, Mosquitto, Modbus units served by pymodbus, a receiver on a
 //! pseudo-terminal; killed, cut off and restarted.
 //!
-//! `./x real kafka` and `./x real others` run it. Every scenario has its own servers on free ports of the loopback
+//! `./x real` runs it. Every scenario has its own servers on free ports of the loopback
 //! interface, in a directory that it removes, and prints its account. What is missing on the machine fails a scenario
 //! with the line that installs it. Judged is what Kafka holds afterwards, read twice: by the product's consumer and
 //! account, and by kcat into the [`ledger`] of these tests.
@@ -16,6 +16,7 @@ mod line;
 mod others;
 mod process;
 mod scene;
+mod secure;
 mod servers;
 mod silence;
 #[path = "../registry/stand_in.rs"]

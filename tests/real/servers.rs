@@ -62,6 +62,21 @@ impl Kafka {
         kafka
     }
 
+    /// A node with these settings (`NAME=VALUE`), not yet started.
+    pub fn prepare(dir: &Path, settings: Vec<String>) -> Self {
+        Self { nodes: vec![Node { dir: dir.join("kafka"), port: 0, settings }], bootstrap: String::new() }
+    }
+
+    /// Where the first node lives.
+    pub fn dir(&self) -> &Path {
+        &self.nodes[0].dir
+    }
+
+    /// Makes a topic on a single node: name, partitions, settings.
+    pub fn topic(&self, arguments: &[&str]) {
+        output(script("kafka").arg("topic").arg(self.dir()).args(arguments));
+    }
+
     fn of(nodes: Vec<Node>) -> Self {
         let mut kafka = Self { nodes, bootstrap: String::new() };
         kafka.up();
@@ -337,6 +352,6 @@ impl Drop for ModbusUnits {
 }
 
 /// A port that was free a moment ago, for servers that cannot choose one themselves.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }

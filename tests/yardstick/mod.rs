@@ -192,7 +192,7 @@ impl BlockStore for SegmentStore {
             }
             let header = &place.header;
             let first = lanes.first_open(header.first);
-            let records = block::open(&self.io("read", segment.block(place))?).unwrap_or_default();
+            let records = block::open(&self.io("read", segment.block(place))?, &Default::default()).unwrap_or_default();
             let open = || records.iter().filter(|record| !lanes.is_done(record.position));
             let found = oldest.get_or_insert(OldestBlocks {
                 epoch: segment.number,

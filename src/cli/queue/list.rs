@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde_json::json;
 
-use super::{Damaged, Look, walk};
+use super::{Ended, Look, walk};
 use crate::queue::block::Header;
 use crate::queue::inspect::BlockAt;
 use crate::queue::lane::Lanes;
@@ -19,7 +19,7 @@ pub(super) struct ListArguments {
     stream: Vec<String>,
 }
 
-pub(super) fn run(look: &Look, arguments: &ListArguments, out: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn run(look: &Look, arguments: &ListArguments, out: &mut impl Write) -> anyhow::Result<Ended> {
     if !look.json {
         writeln!(
             out,
@@ -59,7 +59,7 @@ pub(super) fn run(look: &Look, arguments: &ListArguments, out: &mut impl Write) 
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(Damaged(met.damaged > 0))
+    Ok(Ended::damaged(met.damaged > 0))
 }
 
 /// `yes`, `no` or `partly`: delivered, or removed on purpose, which is as done.
@@ -72,12 +72,12 @@ fn delivered(header: &Header, lanes: &Lanes) -> &'static str {
 }
 
 fn write_block(json: bool, out: &mut impl Write, epoch: &str, block: &BlockAt, delivered: &str) -> std::io::Result<()> {
-    let Header { stream, lineage, first, last, count, .. } = &block.header;
+    let Header { stream, lineage, first, last, count, key, .. } = &block.header;
     if json {
         let line = json!({
             "epoch": epoch, "stream": &**stream, "first": first.to_string(), "last": last.to_string(), "records": count,
             "bytes": block.bytes, "boot": lineage.boot_index, "gateway": &*lineage.gateway,
-            "queue": lineage.queue.to_string(), "delivered": delivered,
+            "queue": lineage.queue.to_string(), "delivered": delivered, "key": key.map(|key| key.to_string()),
         });
         return writeln!(out, "{line}");
     }

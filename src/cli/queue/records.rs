@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Damaged, Look, walk};
+use super::{Ended, Look, walk};
 use crate::queue::block::Header;
+use crate::queue::cipher::missing_key;
 use crate::queue::lane::Lanes;
 use crate::reading::json::{Object, write_time};
 use crate::reading::{Name, Position, Record};
@@ -22,10 +23,10 @@ struct Choice {
     #[arg(long, value_name = "NAME")]
     stream: Vec<String>,
     /// Only records at or after this position
-    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_position)]
+    #[arg(long, value_name = "RUN:SEQ")]
     from: Option<Position>,
     /// Only records at or before this position
-    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_position)]
+    #[arg(long, value_name = "RUN:SEQ")]
     to: Option<Position>,
     /// Only records measured at or after this time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -58,16 +59,8 @@ pub(super) struct ExportArguments {
     output: Option<PathBuf>,
 }
 
-fn parse_position(text: &str) -> Result<Position, String> {
-    let parsed = text.split_once(':').and_then(|(run, seq)| Some((run.parse::<u32>().ok()?, seq.parse::<u64>().ok()?)));
-    parsed.filter(|(run, seq)| *run <= Position::RUN_MAX && *seq <= Position::SEQ_MAX).map_or_else(
-        || Err(format!("a position is RUN:SEQ, at most {}:{}", Position::RUN_MAX, Position::SEQ_MAX)),
-        |(run, seq)| Ok(Position::new(run, seq)),
-    )
-}
-
 /// Microseconds since 1970.
-fn parse_time(text: &str) -> Result<i64, String> {
+pub(super) fn parse_time(text: &str) -> Result<i64, String> {
     let timestamp: jiff::Timestamp = text.parse().map_err(|_| "a time is like 2026-11-22T12:00:00Z".to_owned())?;
     Ok(timestamp.as_microsecond())
 }
@@ -78,10 +71,10 @@ struct Chosen<'a> {
     record: &'a Record,
 }
 
-pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write) -> anyhow::Result<Ended> {
     let mut left = arguments.limit;
     if left == 0 {
-        return Ok(Damaged(false));
+        return Ok(Ended::damaged(false));
     }
     let mut line = Vec::new();
     each_record(look, &arguments.choice, |chosen| {
@@ -97,7 +90,7 @@ pub(super) fn peek(look: &Look, arguments: &PeekArguments, out: &mut impl Write)
     })
 }
 
-pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl Write) -> anyhow::Result<Ended> {
     let Some(path) = &arguments.output else {
         return export_to(look, &arguments.choice, stdout).map(|(_, damaged)| damaged);
     };
@@ -111,7 +104,7 @@ pub(super) fn export(look: &Look, arguments: &ExportArguments, stdout: &mut impl
     Ok(damaged)
 }
 
-fn export_to(look: &Look, choice: &Choice, out: &mut impl Write) -> anyhow::Result<(u64, Damaged)> {
+fn export_to(look: &Look, choice: &Choice, out: &mut impl Write) -> anyhow::Result<(u64, Ended)> {
     let mut line = Vec::new();
     let mut records = 0;
     let damaged = each_record(look, choice, |chosen| {
@@ -130,8 +123,8 @@ fn each_record(
     look: &Look,
     choice: &Choice,
     mut each: impl FnMut(Chosen<'_>) -> anyhow::Result<ControlFlow<()>>,
-) -> anyhow::Result<Damaged> {
-    let mut unreadable = 0u64;
+) -> anyhow::Result<Ended> {
+    let (mut unreadable, mut closed) = (0u64, 0u64);
     let mut lanes: Option<(Name, Lanes)> = None;
     let met = walk::blocks(look, |view, block, first_new| {
         let header = &block.header;
@@ -145,6 +138,13 @@ fn each_record(
         }
         let records = match view.read(block) {
             Ok(records) => records,
+            Err(error) if missing_key(&error).is_some() => {
+                closed += 1;
+                if closed == 1 {
+                    eprintln!("forebay: {error:#}");
+                }
+                return Ok(ControlFlow::Continue(()));
+            }
             Err(error) => {
                 unreadable += 1;
                 eprintln!("forebay: {error:#}");
@@ -164,7 +164,14 @@ fn each_record(
     if met.damaged > 0 {
         eprintln!("forebay: {} blocks are damaged, see `forebay queue verify`", met.damaged);
     }
-    Ok(Damaged(unreadable + met.damaged > 0))
+    if closed > 0 {
+        eprintln!("forebay: {closed} blocks are encrypted with keys that were not given (--key), they were left out");
+    }
+    Ok(match (unreadable + met.damaged, closed) {
+        (0, 0) => Ended::Well,
+        (0, _) => Ended::KeyMissing,
+        _ => Ended::Damaged,
+    })
 }
 
 impl Choice {

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
-use super::{Damaged, Look, walk};
+use super::{Ended, Look, walk};
+use crate::queue::cipher::missing_key;
 use crate::queue::inspect::{BlockAt, EpochView};
 use crate::queue::lane::Lanes;
 use crate::queue::state::{State, StreamState};
@@ -26,9 +27,11 @@ struct Stream {
     oldest_us: Option<i64>,
     newest_us: Option<i64>,
     unreadable: u64,
+    /// Encrypted with a key that is not at hand.
+    closed: u64,
 }
 
-pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Ended> {
     let state = look.inspection.state();
     let mut streams: Vec<Stream> =
         state.iter().flat_map(|state| &state.streams).map(|known| Stream::new(look, &known.name)).collect();
@@ -50,7 +53,7 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
     } else {
         write_text(out, look, state, &streams, &met, damaged)?;
     }
-    Ok(Damaged(damaged > 0))
+    Ok(Ended::damaged(damaged > 0))
 }
 
 impl Stream {
@@ -66,6 +69,7 @@ impl Stream {
             oldest_us: None,
             newest_us: None,
             unreadable: 0,
+            closed: 0,
         }
     }
 
@@ -83,9 +87,13 @@ impl Stream {
             *(if all_waits { &mut self.waiting } else { &mut self.done }) += u64::from(header.count);
             return;
         }
-        let Ok(records) = view.read(block) else {
-            self.unreadable += 1;
-            return;
+        let records = match view.read(block) {
+            Ok(records) => records,
+            Err(error) if missing_key(&error).is_some() => return self.add_closed(block, first_new),
+            Err(_) => {
+                self.unreadable += 1;
+                return;
+            }
         };
         for record in records.iter().filter(|record| record.position >= first_new) {
             if self.lanes.is_done(record.position) {
@@ -100,6 +108,19 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Counts a block that does not open by its header: inside a block positions mostly follow each other.
+    fn add_closed(&mut self, block: &BlockAt, first_new: Position) {
+        let header = &block.header;
+        let span =
+            |from: Position| (header.last.packed() + 1).saturating_sub(from.packed()).min(u64::from(header.count));
+        let (new, waiting) = (span(first_new), span(self.lanes.first_open(first_new)));
+        self.waiting += waiting;
+        self.done += new - waiting.min(new);
+        self.closed += 1;
+    }
+}
+
 fn time(wall_us: Option<i64>) -> Option<String> {
     let mut text = Vec::new();
     write_time(&mut text, wall_us?);
@@ -111,6 +132,7 @@ fn known<'a>(state: Option<&'a State>, name: &str) -> Option<&'a StreamState> {
 }
 
 fn to_json(look: &Look, state: Option<&State>, streams: &[Stream], met: &walk::Met, damaged: u64) -> Value {
+    let streams_closed: u64 = streams.iter().map(|stream| stream.closed).sum();
     let streams: Vec<Value> = streams
         .iter()
         .map(|stream| {
@@ -146,6 +168,8 @@ fn to_json(look: &Look, state: Option<&State>, streams: &[Stream], met: &walk::M
         "newer_blocks": met.newer,
         "damaged_blocks": damaged,
         "quarantined_epochs": look.inspection.quarantined(),
+        "closed_blocks": streams_closed,
+        "key": look.inspection.key().map(|key| key.to_string()),
         "streams": streams,
     })
 }
@@ -167,10 +191,17 @@ fn write_text(
         Some(state) => writeln!(out, "queue       {}, run {}", state.queue(), state.run)?,
         None => writeln!(out, "queue       no durable state is whole: everything on disk counts as waiting")?,
     }
+    if let Some(key) = inspection.key() {
+        writeln!(out, "key         {key}")?;
+    }
     let quota = state.map(|state| state.quota_bytes).filter(|bytes| *bytes > 0);
     let quota = quota.map_or(String::new(), |bytes| format!(" of {}", indicatif::BinaryBytes(bytes)));
     writeln!(out, "disk        {}{quota}, {} epochs", indicatif::BinaryBytes(inspection.disk_bytes()), met.epochs)?;
     let notes = [
+        (
+            streams.iter().map(|stream| stream.closed).sum(),
+            "blocks looked at were encrypted with keys not given (--key): times are unknown",
+        ),
         (damaged, "damaged blocks, see `forebay queue verify`"),
         (met.newer, "blocks of a newer version, kept for a newer forebay"),
         (inspection.quarantined() as u64, "damaged epochs in quarantine, after a rescue"),

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use serde_json::json;
 
-use super::{Damaged, Look, walk};
+use super::{Ended, Look, walk};
 use crate::queue::inspect::{Finding, Verifier};
 use crate::queue::lane::Lanes;
 use crate::reading::Name;
 
-pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> {
+pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Ended> {
     let lanes = look.inspection.state().map(|state| state.lanes()).unwrap_or_default();
     let mut verifier = Verifier::new(&look.inspection, &lanes);
     let (mut blocks, mut records, mut unfinished) = (0u64, 0u64, 0u64);
@@ -37,10 +37,10 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
         let line = json!({
             "finding": "summary", "ok": !damaged, "epochs": met.epochs, "epochs_vanished": met.vanished, "blocks": blocks,
             "records": records, "newer_blocks": met.newer, "unfinished_blocks": unfinished, "findings": findings,
-            "state": state_whole, "quarantined_epochs": look.inspection.quarantined(),
+            "closed_blocks": verdict.closed, "state": state_whole, "quarantined_epochs": look.inspection.quarantined(),
         });
         writeln!(out, "{line}")?;
-        return Ok(Damaged(damaged));
+        return Ok(Ended::damaged(damaged));
     }
     if !state_whole {
         writeln!(out, "no durable state is whole: what was delivered cannot be told from what waits")?;
@@ -49,6 +49,7 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
         writeln!(out, "and {} more", verdict.more)?;
     }
     let notes = [
+        (verdict.closed, "blocks are encrypted with keys not given (--key): of them only the checksums were looked at"),
         (met.newer, "blocks of a newer version, kept for a newer forebay"),
         (unfinished, "blocks at an end that were being written, or that a crash cut off before they were durable"),
         (met.vanished, "epochs vanished meanwhile: delivered or dropped by the agent"),
@@ -59,7 +60,7 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Damaged> 
     }
     let verdict = if damaged { format!("DAMAGED: {findings} findings") } else { "ok".to_owned() };
     writeln!(out, "{verdict}: {records} records in {blocks} whole blocks, {} epochs", met.epochs)?;
-    Ok(Damaged(damaged))
+    Ok(Ended::damaged(damaged))
 }
 
 fn to_json(finding: &Finding) -> serde_json::Value {

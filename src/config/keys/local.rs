@@ -131,7 +131,20 @@ pub(in crate::config) static QUEUE: Section = Section {
             "Most memory for records that are not on disk.",
         ),
         key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of blocks on disk."),
-        later("key", "Encryption at rest."),
+        key(
+            "key",
+            Kind::Text(
+                "a path, or `credential:NAME` of a systemd credential; 32 raw bytes, 64 hexadecimal digits or base64, not touchable by others",
+            ),
+            Words("nothing is encrypted"),
+            "The key of encryption at rest: blocks and dead letters are written with it.",
+        ),
+        key(
+            "old-keys",
+            Kind::Texts("the same, at most 16"),
+            Words("none"),
+            "Keys that only read what was written before the key was changed; `forebay queue rekey` makes them needless.",
+        ),
         later("reserve", "Free space left to others."),
     ],
 };

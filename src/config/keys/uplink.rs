@@ -9,7 +9,7 @@ pub(in crate::config) static KAFKA: Section = Section {
     keys: &[
         key("brokers", Kind::Texts("`host:port`, 1 to 32"), Required, "Brokers to start from."),
         key("tls", Kind::Table("`{ ca, cert, key }`"), Words("no TLS"), "Encrypted connections; `{}` is enough."),
-        key("sasl", Kind::Table("`{ mechanism, username, password-file }`"), Words("no SASL"), "Who we are."),
+        key("sasl", Kind::Table("`{ mechanism, ... }`"), Words("no SASL"), "Who we are."),
         key("compression", Kind::Word(&["zstd", "lz4", "none"], &[]), Is("zstd"), "Of batches."),
         key(
             "in-flight-bytes",
@@ -123,22 +123,42 @@ pub(in crate::config) static TLS: Section = Section {
 
 pub(in crate::config) static SASL: Section = Section {
     title: "[kafka.sasl]",
-    about: "Authentication by user name and password. One of `password-file` and `password-credential` is needed.",
+    about: "How the agent logs in. PLAIN and SCRAM need `username` and one of `password-file` and `password-credential`; \
+            OAUTHBEARER needs one of `token-file` and `token-command`.",
     base: None,
     keys: &[
         key(
             "mechanism",
-            Kind::Word(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], &["OAUTHBEARER", "GSSAPI"]),
+            Kind::Word(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"], &["GSSAPI"]),
             Required,
-            "How the password is proven; PLAIN only over TLS.",
+            "How the login is proven; PLAIN and OAUTHBEARER only over TLS.",
         ),
-        key("username", Kind::Text("text"), Required, "User name."),
+        key("username", Kind::Text("text"), Words("none"), "User name."),
         key("password-file", Kind::Text("a path"), Words("none"), "File whose first line is the password."),
         key(
             "password-credential",
             Kind::Text("a file name"),
             Words("none"),
             "Name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`) that holds the password.",
+        ),
+        key(
+            "token-file",
+            Kind::Text("a path"),
+            Words("none"),
+            "File that holds a bearer token of at most 16 KiB; read again when the token has used up four fifths of its life.",
+        ),
+        key(
+            "token-command",
+            Kind::Texts("a program and its arguments, 1 to 32"),
+            Words("none"),
+            "Program that prints a bearer token of at most 16 KiB within 10 s; run without a shell, again when the token has \
+             used up four fifths of its life.",
+        ),
+        key(
+            "token-lifetime",
+            Kind::Duration(10_000, 86_400_000),
+            Is("5min"),
+            "How long a token is used that does not say when it expires (no JWT with `exp`).",
         ),
     ],
 };

@@ -49,6 +49,14 @@ impl Ahead {
 }
 
 impl EpochStore {
+    fn find(&mut self, number: u64, stream: &str, at: Position) -> anyhow::Result<Vec<Entry>> {
+        self.check(number)?;
+        let wanted = |entry: &&Entry| &*entry.stream == stream && entry.last() >= at;
+        let mut found: Vec<Entry> = self.entries(number).iter().filter(wanted).cloned().collect();
+        found.sort_by_key(|entry| entry.first);
+        Ok(found)
+    }
+
     /// See [`crate::queue::store::BlockStore::read`].
     pub(super) fn read_next(&mut self, stream: &str, at: Position) -> anyhow::Result<Option<SealedBlock>> {
         let mut ahead = Ahead::new(self, stream, at);

@@ -46,7 +46,12 @@ impl Frames {
 
     /// Whether `blocks` are all there is.
     pub(super) fn is_complete(&self) -> bool {
-        self.newer.is_empty() && self.left_out == 0
+        self.newer.is_empty() && !self.is_cut_off()
+    }
+
+    /// Whether there were more than one look holds.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.left_out > 0
     }
 }
 
@@ -59,7 +64,11 @@ impl EpochStore {
     pub(super) fn load(&mut self) -> anyhow::Result<()> {
         let mut generations = BTreeMap::<u64, Vec<u32>>::new();
         for entry in std::fs::read_dir(&self.queue_dir)? {
-            if let Some((number, generation)) = parse_name(&entry?.file_name().to_string_lossy()) {
+            let entry = entry?;
+            // A file of such a name is not ours and stays where it is.
+            if let Some((number, generation)) = parse_name(&entry.file_name().to_string_lossy())
+                && entry.path().is_dir()
+            {
                 generations.entry(number).or_default().push(generation);
             }
         }
@@ -190,7 +199,11 @@ impl EpochStore {
         let quarantine = quarantine || frames.left_out > 0;
         if frames.blocks.is_empty() && frames.newer.is_empty() {
             self.epochs.remove(&number);
-            return if quarantine { self.quarantine(&old_dir) } else { Ok(disk::bury(&old_dir)?) };
+            return if quarantine || holds_foreign_files(&old_dir)? {
+                self.quarantine(&old_dir)
+            } else {
+                Ok(disk::bury(&old_dir)?)
+            };
         }
         let dir = self.queue_dir.join(epoch_name(number, generation));
         if dir.exists() {
@@ -281,6 +294,19 @@ impl EpochStore {
         disk::sync_dir(&quarantine)?;
         Ok(disk::sync_dir(&self.queue_dir)?)
     }
+}
+
+/// Whether a directory holds what neither the agent nor sled puts into an epoch: then it is not deleted.
+fn holds_foreign_files(epoch_dir: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(epoch_dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let known = ["db", "conf", "blobs", "summary", "summary.new", NEWER_MARK];
+        if !known.contains(&&*name) && !name.starts_with("snap.") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Identifies a frame among the copies that sled's log may hold of it.

@@ -33,7 +33,7 @@ fn read_all(store: &mut EpochStore, stream: &str) -> Vec<Record> {
     let mut at = Position::ZERO;
     while let Some(block) = store.read(stream, at).unwrap() {
         at = block.header.last.next();
-        records.extend(block::open(&block).unwrap());
+        records.extend(block::open(&block, &Default::default()).unwrap());
     }
     records
 }
@@ -292,6 +292,8 @@ enum Step {
     Close,
     Crash,
     Done(u64),
+    /// Everything under this key; 0: in clear.
+    Rekey(u8),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -300,7 +302,50 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Close),
         1 => Just(Step::Crash),
         1 => (0u64..30).prop_map(Step::Done),
+        1 => (0u8..4).prop_map(Step::Rekey),
     ]
+}
+
+/// The current key's byte (0: none), and all others the model uses as old ones.
+fn key_of_many(current: u8) -> Arc<Keyring> {
+    let key = |byte: u8| crate::config::KeyBytes::new([byte; 32]);
+    let current = (current > 0).then(|| key(current));
+    Keyring::new(&crate::config::QueueKeys { current, old: (1..4).map(key).collect() })
+}
+
+/// All steps of a change, added up.
+fn change_all(store: &mut EpochStore, change: &Change) -> crate::queue::admin::Step {
+    let mut sum = crate::queue::admin::Step::default();
+    while let Some(step) = store.change(change, sum.epoch).unwrap() {
+        sum.add(&step);
+    }
+    sum
+}
+
+#[test]
+fn blocks_without_their_key_stay_and_are_counted_and_damage_is_rescued_by_a_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path()).with_keys(key_of_many(1));
+    store.append(&(0..6).map(|n| block_of("telemetry", n)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(change_all(&mut store, &Change::Rekey).blocks, 6);
+    let mut store = store.with_keys(crate::queue::cipher::tests::keyring(&[9]));
+    store.append(&[block_of("telemetry", 6)]).unwrap();
+    let step = change_all(&mut store, &Change::Rekey);
+    assert_eq!((step.held, step.blocks), (6, 1), "what it cannot open stays");
+    store.close().unwrap();
+    let (mut store, before) = (store.with_keys(key_of_many(0)), epoch_dirs(dir.path()));
+    assert_eq!(
+        change_all(&mut store, &Change::Check),
+        crate::queue::admin::Step { epoch: Some(2), ..Default::default() }
+    );
+    assert_eq!(epoch_dirs(dir.path()), before, "what is whole is not written anew");
+    let log = epoch_dirs(dir.path())[0].join("db");
+    let mut bytes = fs::read(&log).unwrap();
+    let at = bytes.windows(8).position(|window| window == block::MAGIC).unwrap();
+    bytes[at + 300] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let step = change_all(&mut store, &Change::Check);
+    assert_eq!((step.lost, step.blocks), (1, 5), "the whole ones are brought back");
 }
 
 proptest! {
@@ -309,7 +354,7 @@ proptest! {
     fn whatever_happens_appended_blocks_are_there_until_they_are_done(steps in proptest::collection::vec(any_step(), 1..25)) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open_store(dir.path());
-        let (mut appended, mut done) = (0u64, 0u64);
+        let (mut appended, mut done, mut keys) = (0u64, 0u64, key_of_many(0));
         for step in steps {
             match step {
                 Step::Append(count) => {
@@ -327,12 +372,22 @@ proptest! {
                     done = appended.min(done + count);
                     store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::new(1, done * RECORDS)))]).unwrap();
                 }
+                Step::Rekey(key) => {
+                    keys = key_of_many(key);
+                    store = store.with_keys(keys.clone());
+                    change_all(&mut store, &Change::Rekey);
+                    let mut at = Position::new(1, done * RECORDS);
+                    while let Some(block) = store.read("telemetry", at).unwrap() {
+                        prop_assert_eq!(block.header.key, keys.current_id());
+                        at = block.header.last.next();
+                    }
+                }
             }
             let cursor = Position::new(1, done * RECORDS);
             let mut at = cursor;
             for number in done..appended {
                 let block = store.read("telemetry", at).unwrap().unwrap();
-                prop_assert_eq!(&block, &block_of("telemetry", number));
+                prop_assert_eq!(block::open(&block, &keys).unwrap(), records_of(number));
                 at = block.header.last.next();
             }
             prop_assert_eq!(store.read("telemetry", at).unwrap(), None);

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 
 use super::{EpochFiles, InspectError};
 use crate::queue::block::{self, Header, MAGIC};
+use crate::queue::cipher::Keyring;
 use crate::queue::scan::{self, Found};
 use crate::queue::summary::{self, Entry};
 use crate::reading::Record;
@@ -59,10 +61,15 @@ pub struct EpochView {
     pub oversize: bool,
     file: File,
     path: PathBuf,
+    keys: Arc<Keyring>,
 }
 
 /// Scans an epoch; `None` where its `db` is not there any more.
-pub(super) fn look(files: &EpochFiles, on_bytes: &mut dyn FnMut(u64)) -> Result<Option<EpochView>, InspectError> {
+pub(super) fn look(
+    files: &EpochFiles,
+    keys: &Arc<Keyring>,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<Option<EpochView>, InspectError> {
     let path = files.dir.join("db");
     let failed = |error| InspectError::io(&path, error);
     // The summary first: what it names is in the bytes by then, while what comes after it is not in the summary.
@@ -85,6 +92,7 @@ pub(super) fn look(files: &EpochFiles, on_bytes: &mut dyn FnMut(u64)) -> Result<
         oversize,
         file,
         path: path.clone(),
+        keys: Arc::clone(keys),
     };
     view.scan(on_bytes).map_err(failed)?;
     if !view.closed && !view.broken.is_empty() {
@@ -155,7 +163,8 @@ impl EpochView {
     /// Reads a block's records.
     ///
     /// # Errors
-    /// When it is not whole (any more), or its body does not decode although its checksum holds.
+    /// When it is not whole (any more), its body does not decode although its checksum holds, or its key is not at hand
+    /// ([`crate::queue::cipher::missing_key`]).
     pub fn read(&self, block: &BlockAt) -> anyhow::Result<Vec<Record>> {
         let header = &block.header;
         self.read_at(block).with_context(|| {
@@ -171,7 +180,7 @@ impl EpochView {
         file.read_exact(&mut bytes)?;
         let sealed = block::parse(&bytes)?;
         ensure!(sealed.header == block.header, "another block is there now");
-        let records = block::open(&sealed)?;
+        let records = block::open(&sealed, &self.keys)?;
         ensure!(
             records.len() as u64 == u64::from(block.header.count),
             "holds {} records, its header says {}",

@@ -47,7 +47,9 @@ pub(super) fn is_part_of_a_queue(name: &str) -> bool {
 pub(super) fn epochs(queue_dir: &Path) -> Result<Vec<EpochFiles>, InspectError> {
     let mut generations = BTreeMap::<u64, Vec<(u32, PathBuf)>>::new();
     for name in names(queue_dir)? {
-        if let Some((number, generation)) = parse_name(&name) {
+        if let Some((number, generation)) = parse_name(&name)
+            && queue_dir.join(&name).is_dir()
+        {
             generations.entry(number).or_default().push((generation, queue_dir.join(name)));
         }
     }

@@ -1,6 +1,7 @@
 //! What is wrong with a queue's files: the findings of `forebay queue verify`.
 
 use super::{EpochView, Inspection};
+use crate::queue::cipher::missing_key;
 use crate::queue::lane::Lanes;
 use crate::queue::recovery::{Chain, Lost};
 use crate::queue::summary::Entry;
@@ -51,6 +52,7 @@ pub struct Verifier<'a> {
     chain: Chain<'a>,
     findings: Vec<Finding>,
     more: u64,
+    closed: u64,
 }
 
 /// What a verification came to.
@@ -60,12 +62,14 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Findings beyond the limit of those kept.
     pub more: u64,
+    /// Blocks whose checksum holds and whose records could not be looked at, for want of their key.
+    pub closed: u64,
 }
 
 impl<'a> Verifier<'a> {
     /// Begins with each stream's lanes as they were when the look began ([`crate::queue::state::State::lanes`]).
     pub fn new(inspection: &'a Inspection, lanes: &'a [(Name, Lanes)]) -> Self {
-        Self { inspection, chain: Chain::new(lanes, None), findings: Vec::new(), more: 0 }
+        Self { inspection, chain: Chain::new(lanes, None), findings: Vec::new(), more: 0, closed: 0 }
     }
 
     /// Checks an epoch: decodes every block, compares with the summary, follows the chain.
@@ -86,7 +90,11 @@ impl<'a> Verifier<'a> {
         for block in &view.blocks {
             let entry = Entry::new(0, &block.header, block.bytes);
             if let Err(error) = view.read(block) {
-                self.damaged(view.number, &entry, format!("{:#}", error.root_cause()));
+                if missing_key(&error).is_some() {
+                    self.closed += 1;
+                } else {
+                    self.damaged(view.number, &entry, format!("{:#}", error.root_cause()));
+                }
             }
             entries.push(entry);
         }
@@ -104,7 +112,7 @@ impl<'a> Verifier<'a> {
         for lost in lost {
             self.find(Finding::Missing(lost));
         }
-        Verdict { findings: self.findings, more: self.more }
+        Verdict { findings: self.findings, more: self.more, closed: self.closed }
     }
 
     fn damaged(&mut self, epoch: u64, entry: &Entry, reason: String) {

@@ -196,7 +196,7 @@ fn begin(driver: &mut Driver, stream: usize) -> Result<bool, StoreError> {
             return Ok(false);
         }
     };
-    let work = Work::new(plan, blocks, inner.settings.queue.compression);
+    let work = Work::new(plan, blocks, inner.settings.queue.compression, Arc::clone(&inner.keys));
     driver.thinning = Some(Job { stream, work });
     Ok(true)
 }

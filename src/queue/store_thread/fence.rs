@@ -58,12 +58,14 @@ pub(super) fn failed(what: &'static str, source: anyhow::Error, path: String) ->
 }
 
 /// The error and its causes in one line.
-pub(super) fn error_text(error: &StoreError) -> String {
-    use std::error::Error as _;
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+pub(in crate::queue) fn error_text(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
     }
+    text
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

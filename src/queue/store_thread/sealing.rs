@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fence::failed;
 use super::{Driver, error_text};
 use crate::queue::block::{SealContext, SealedBlock};
 use crate::queue::retention;
@@ -34,6 +35,7 @@ impl Driver {
             prev_last: stream.disk.last,
             cursor_at_seal: stream.lanes.cursor(),
             compression,
+            keys: Arc::clone(&inner.keys),
         });
         drop(shared);
         if cuts.is_empty() {
@@ -68,6 +70,9 @@ impl Driver {
         let mut refused: Vec<(usize, Record)> = Vec::new();
         for cut in cuts {
             let made = seal::blocks(cut);
+            if let Some(error) = made.failed {
+                return Err(failed("encryption of a block", error.into(), self.dir()));
+            }
             refused.extend(made.refused.into_iter().map(|record| (cut.stream, record)));
             bytes_of.push(made.blocks.iter().map(|block| block.bytes.len() as u64).sum::<u64>());
             blocks.extend(made.blocks);
@@ -125,7 +130,7 @@ impl Driver {
         self.inner.progress.notify_all();
     }
 
-    pub(super) fn seal_below(&mut self, ends: &[Position]) -> Result<(), StoreError> {
+    pub(in crate::queue) fn seal_below(&mut self, ends: &[Position]) -> Result<(), StoreError> {
         loop {
             let left = {
                 let shared = self.inner.lock();

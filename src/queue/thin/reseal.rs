@@ -6,12 +6,14 @@ use anyhow::ensure;
 
 use crate::config::Compression;
 use crate::queue::block::{self, SealContext, SealedBlock};
+use crate::queue::cipher::Keyring;
 use crate::queue::seal;
 use crate::reading::{Lineage, Record};
 
 /// Gathers survivors and seals them.
 pub(super) struct Sealing {
     compression: Compression,
+    keys: Arc<Keyring>,
     context: Option<SealContext>,
     made: seal::Blocks,
     gathered: Vec<Record>,
@@ -22,9 +24,9 @@ pub(super) struct Sealing {
 }
 
 impl Sealing {
-    pub(super) fn new(compression: Compression) -> Self {
+    pub(super) fn new(compression: Compression, keys: Arc<Keyring>) -> Self {
         let (made, gathered) = (seal::Blocks::default(), Vec::new());
-        Self { compression, context: None, made, gathered, bytes: 0, skipped: 0, thinned: 0 }
+        Self { compression, keys, context: None, made, gathered, bytes: 0, skipped: 0, thinned: 0 }
     }
 
     pub(super) fn leave_out(&mut self, record: &Record) {
@@ -59,6 +61,7 @@ impl Sealing {
             prev_last,
             cursor_at_seal: header.cursor_at_seal,
             compression: self.compression,
+            keys: Arc::clone(&self.keys),
         });
     }
 
@@ -69,6 +72,10 @@ impl Sealing {
         self.gathered.clear();
         self.bytes = 0;
         ensure!(self.made.refused.is_empty(), "a record that was in a block does not fit one");
+        // Without a key that seals they stay as they are: never in clear, never gone.
+        if let Some(error) = self.made.failed.take() {
+            return Err(error.into());
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! with what the blocks hold.
 
 use std::iter::Peekable;
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 use super::plan::{Density, pass_of};
@@ -12,6 +13,7 @@ use super::select::{Composition, Selector};
 use super::{Plan, width_ns};
 use crate::config::Compression;
 use crate::queue::block::{self, SealedBlock};
+use crate::queue::cipher::Keyring;
 use crate::reading::{Position, Record};
 
 /// What a pass makes of a stream's blocks.
@@ -29,6 +31,7 @@ pub(in crate::queue) struct Thinned {
 pub(in crate::queue) struct Work {
     plan: Plan,
     compression: Compression,
+    keys: Arc<Keyring>,
     blocks: Vec<SealedBlock>,
     /// The block that is next in this stage, and the last record before it.
     next: usize,
@@ -44,9 +47,14 @@ enum Stage {
 
 impl Work {
     /// A pass over blocks that are ordered by their first positions. A record that two of them hold counts once.
-    pub(in crate::queue) fn new(plan: Plan, blocks: Vec<SealedBlock>, compression: Compression) -> Self {
+    pub(in crate::queue) fn new(
+        plan: Plan,
+        blocks: Vec<SealedBlock>,
+        compression: Compression,
+        keys: Arc<Keyring>,
+    ) -> Self {
         let (pass, stage) = (plan.pass, Stage::Choosing(Selector::new(width_ns(plan.pass))));
-        Self { plan, compression, blocks, next: 0, last: None, pass, stage }
+        Self { plan, compression, keys, blocks, next: 0, last: None, pass, stage }
     }
 
     /// What was planned.
@@ -72,7 +80,7 @@ impl Work {
                 continue;
             }
             let block = &self.blocks[self.next];
-            for record in block::open(block)? {
+            for record in block::open(block, &self.keys)? {
                 // A group that failed half way may have left a block that was written once more.
                 if self.last.is_none_or(|last| record.position > last) {
                     self.last = Some(record.position);
@@ -98,7 +106,11 @@ impl Work {
                     return Ok(None);
                 }
                 let survivors = survivors.into_iter().peekable();
-                self.stage = Stage::Sealing { survivors, sealing: Sealing::new(self.compression), removed: 0 };
+                self.stage = Stage::Sealing {
+                    survivors,
+                    sealing: Sealing::new(self.compression, Arc::clone(&self.keys)),
+                    removed: 0,
+                };
                 Ok(None)
             }
             Stage::Sealing { sealing, removed, .. } => {

@@ -2,11 +2,14 @@
 
 use super::{Drain, Outlet};
 use crate::clock::boot_ns;
+use crate::config::Stream;
 use crate::kafka::{Class, Failure};
 use crate::metrics::ByKind;
 use crate::reading::Position;
 use crate::uplink::Settings;
-use crate::uplink::encode::{Encoded, NotEncoded};
+use crate::uplink::encode::{Encoded, Encoder, NotEncoded};
+use crate::uplink::gate::Gate;
+use crate::uplink::lane::Backoff;
 use crate::uplink::reader::Ready;
 use crate::uplink::registrar::{Registrar, Wish};
 use crate::uplink::schema_cache::SchemaCache;
@@ -26,6 +29,21 @@ impl Front {
         self.of = None;
         self.encoded.clear();
         self.handed_over = 0;
+    }
+}
+
+/// One stream's encoder and what surrounds it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    encoder: Encoder,
+    pub(super) front: Front,
+    gate: Gate,
+}
+
+impl Writer {
+    pub(super) fn new(stream: &Stream, settings: &Settings, backoff: Backoff) -> Self {
+        let encoder = Encoder::new(stream, &settings.gateway, &settings.kafka.output);
+        Self { encoder, front: Front::default(), gate: Gate::new(backoff) }
     }
 }
 
@@ -51,10 +69,10 @@ impl Drain<'_> {
         let cache = SchemaCache::new(&self.settings.gateway.state_dir, registry.url());
         for place in 0..self.outlets.len() {
             let outlet = &mut self.outlets[place];
-            let Some(plan) = outlet.encoder.plan() else { continue };
+            let Some(plan) = outlet.writer.encoder.plan() else { continue };
             if let Some(registered) = cache.load(&outlet.name, &plan) {
                 tracing::debug!(stream = outlet.name, id = registered.id, "schema of an earlier run");
-                outlet.encoder.registered(registered);
+                outlet.writer.encoder.registered(registered);
                 self.ask_registry(place);
             }
         }
@@ -65,21 +83,21 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         let Some(Ready { record, lineage, .. }) = outlet.reader.ready() else { return false };
         let position = record.position;
-        if outlet.front.of == Some(position) {
+        if outlet.writer.front.of == Some(position) {
             return true;
         }
-        outlet.front.forget();
+        outlet.writer.front.forget();
         let now_ns = boot_ns();
-        if outlet.gate.is_shut(now_ns) {
+        if outlet.writer.gate.is_shut(now_ns) {
             return false;
         }
-        match outlet.encoder.encode(lineage, record, &mut outlet.front.encoded) {
+        match outlet.writer.encoder.encode(lineage, record, &mut outlet.writer.front.encoded) {
             Ok(()) => {
-                outlet.front.of = Some(position);
+                outlet.writer.front.of = Some(position);
                 true
             }
             Err(NotEncoded::Unregistered) if learn(outlet) => {
-                if outlet.gate.need(now_ns) {
+                if outlet.writer.gate.need(now_ns) {
                     self.ask_registry(place);
                 }
                 false
@@ -97,9 +115,9 @@ impl Drain<'_> {
 
     fn ask_registry(&mut self, place: usize) {
         let outlet = &mut self.outlets[place];
-        let (Some(registrar), Some(plan)) = (&self.registrar, outlet.encoder.plan()) else { return };
+        let (Some(registrar), Some(plan)) = (&self.registrar, outlet.writer.encoder.plan()) else { return };
         if registrar.ask(Wish { stream: outlet.name.clone(), plan }) {
-            outlet.gate.asked();
+            outlet.writer.gate.asked();
         }
     }
 
@@ -111,8 +129,8 @@ impl Drain<'_> {
                 Ok(registered) => {
                     let (stream, id, fields) = (&outlet.name, registered.id, registered.columns.list().len());
                     tracing::info!(stream, id, fields, "schema is registered");
-                    outlet.encoder.registered(registered);
-                    if outlet.gate.succeeded() {
+                    outlet.writer.encoder.registered(registered);
+                    if outlet.writer.gate.succeeded() {
                         self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner).release(&outlet.name);
                     }
                     "registered"
@@ -120,7 +138,7 @@ impl Drain<'_> {
                 Err(trouble) => {
                     let (stream, reason) = (&outlet.name, trouble.to_string());
                     tracing::debug!(stream, reason, "schema is not registered");
-                    if outlet.gate.failed(&reason, boot_ns(), fastrand::f64()) {
+                    if outlet.writer.gate.failed(&reason, boot_ns(), fastrand::f64()) {
                         self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner).hold(stream, reason);
                     }
                     trouble.kind()
@@ -135,10 +153,10 @@ impl Drain<'_> {
 /// whether the first one's fit.
 fn learn(outlet: &mut Outlet) -> bool {
     let mut records = outlet.reader.ready_records();
-    let first_fits = records.next().is_some_and(|record| outlet.encoder.learn(record));
+    let first_fits = records.next().is_some_and(|record| outlet.writer.encoder.learn(record));
     // What does not fit is found out when it is its turn.
     for record in records {
-        outlet.encoder.learn(record);
+        outlet.writer.encoder.learn(record);
     }
     first_fits
 }

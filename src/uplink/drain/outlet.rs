@@ -1,10 +1,8 @@
 //! One stream's way out: what it reads, what it may send, and what became of that.
 
-use super::encoding::Front;
+use super::encoding::Writer;
 use crate::queue::StreamIndex;
 use crate::uplink::Settings;
-use crate::uplink::encode::Encoder;
-use crate::uplink::gate::Gate;
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::rate::{LinkRate, RateLimit};
 use crate::uplink::reader::Reader;
@@ -22,10 +20,9 @@ pub(super) struct Outlet {
     /// Reported delivered since the link was last measured.
     pub(super) delivered_bytes: u64,
     pub(super) timestamps: Timestamps,
-    pub(super) encoder: Encoder,
-    /// Of the record that is ready.
-    pub(super) front: Front,
-    pub(super) gate: Gate,
+    pub(super) writer: Writer,
+    /// Its next block needs a key that is not there; it is looked at again then.
+    pub(super) key_missing_until_ns: Option<u64>,
 }
 
 /// One for each stream, the highest priority first.
@@ -43,9 +40,8 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             link: LinkRate::default(),
             delivered_bytes: 0,
             timestamps: Timestamps::default(),
-            encoder: Encoder::new(stream, &settings.gateway, &settings.kafka.output),
-            front: Front::default(),
-            gate: Gate::new(backoff),
+            writer: Writer::new(stream, settings, backoff),
+            key_missing_until_ns: None,
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));

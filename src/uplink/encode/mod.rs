@@ -109,11 +109,6 @@ impl Encoder {
         Self { stream: stream.name.clone(), form, tags, untyped_sources, events, schema }
     }
 
-    /// Whether it needs schemas.
-    pub fn has_schema(&self) -> bool {
-        self.schema.is_some()
-    }
-
     /// What is to be registered, for all that was learned so far. `None`: it needs no schema.
     pub fn plan(&self) -> Option<Plan> {
         self.schema.as_ref().map(Schema::plan)

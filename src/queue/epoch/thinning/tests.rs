@@ -32,7 +32,7 @@ fn records(store: &mut EpochStore, stream: &str) -> Vec<Record> {
     let (mut records, mut at) = (Vec::new(), Position::ZERO);
     while let Some(block) = store.read(stream, at).unwrap() {
         at = block.header.last.next();
-        records.extend(block::open(&block).unwrap());
+        records.extend(block::open(&block, &Default::default()).unwrap());
     }
     records
 }
@@ -42,7 +42,7 @@ fn ends(blocks: &[SealedBlock]) -> Vec<SealedBlock> {
     let mut made = Blocks::default();
     let mut context = block::tests::context(Compression::None);
     context.prev_last = blocks[0].header.prev_last;
-    let all: Vec<Record> = blocks.iter().flat_map(|block| block::open(block).unwrap()).collect();
+    let all: Vec<Record> = blocks.iter().flat_map(|block| block::open(block, &Default::default()).unwrap()).collect();
     let is_end = |record: &&Record| {
         blocks.iter().any(|block| block.header.first == record.position || block.header.last == record.position)
     };

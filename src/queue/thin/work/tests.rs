@@ -36,6 +36,7 @@ fn blocks(lengths: &[u64], of_run: usize) -> Vec<SealedBlock> {
             prev_last,
             cursor_at_seal: Position::ZERO,
             compression: Compression::None,
+            keys: Default::default(),
         };
         let block = block::seal(&context, &records).unwrap();
         prev_last = Some(block.header.last);
@@ -45,7 +46,7 @@ fn blocks(lengths: &[u64], of_run: usize) -> Vec<SealedBlock> {
 }
 
 fn thin(blocks: &[SealedBlock], plan: &Plan, compression: Compression) -> anyhow::Result<Thinned> {
-    let mut work = Work::new(plan.clone(), blocks.to_vec(), compression);
+    let mut work = Work::new(plan.clone(), blocks.to_vec(), compression, Default::default());
     loop {
         // In pieces of different lengths.
         if let Some(thinned) = work.advance(1 + work.next % 3)? {
@@ -55,7 +56,7 @@ fn thin(blocks: &[SealedBlock], plan: &Plan, compression: Compression) -> anyhow
 }
 
 fn records(blocks: &[SealedBlock]) -> Vec<Record> {
-    blocks.iter().flat_map(|block| block::open(block).unwrap()).collect()
+    blocks.iter().flat_map(|block| block::open(block, &Default::default()).unwrap()).collect()
 }
 
 fn told(records: &[Record]) -> u64 {

@@ -1,0 +1,69 @@
+//! `forebay check --online`: connects as the agent would and says what would go wrong.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::EXIT_FAILURE;
+use crate::clock::{Clock, boot_ns, wall_us};
+use crate::config::{Config, Kafka, Stream, Tls};
+use crate::kafka::{Certificate, inspect, read_certificates};
+use crate::reading::Trust;
+use crate::uplink::preflight::{self, Finding, Severity};
+
+/// Looks and prints; 1 where a problem was found.
+pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let Some(kafka) = &config.kafka else {
+        anyhow::bail!("--online: the configuration has no [kafka] section, so there is nothing to connect to");
+    };
+    let findings = look(kafka, &config.streams)?;
+    if as_json {
+        println!("{:#}", json!({ "findings": findings }));
+    } else {
+        for finding in &findings {
+            println!("{finding}");
+        }
+        println!("{}", summary(kafka, &findings));
+    }
+    let is_fine = findings.iter().all(|finding| finding.severity != Severity::Problem);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+}
+
+fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if Clock::new().stamp(boot_ns(), None).trust == Trust::Unknown {
+        findings.push(preflight::clock_unknown());
+    }
+    findings.extend(kafka.tls.iter().flat_map(of_files));
+    let mut topics: Vec<String> = streams.iter().map(|stream| stream.topic.clone()).collect();
+    topics.sort();
+    topics.dedup();
+    let seen = inspect(kafka, &topics)?;
+    findings.extend(preflight::judge(kafka, streams, &seen));
+    Ok(findings)
+}
+
+/// The dates of our certificate, and of the trust anchor that lasts longest.
+fn of_files(tls: &Tls) -> Vec<Finding> {
+    let until = |certificate: &Certificate| certificate.not_after_s;
+    let ours = |found: Vec<Certificate>| found.into_iter().min_by_key(until);
+    let anchor = |found: Vec<Certificate>| found.into_iter().max_by_key(until);
+    let now_s = wall_us() / 1_000_000;
+    let of_file = |role: &str, file: &Path, pick: &dyn Fn(Vec<Certificate>) -> Option<Certificate>| {
+        let role = format!("{role} {}", file.display());
+        match read_certificates(file) {
+            Ok(found) => pick(found).and_then(|certificate| preflight::judge_certificate(&role, &certificate, now_s)),
+            Err(why) => Some(preflight::unreadable(&role, &why)),
+        }
+    };
+    let of_cert = tls.cert.iter().filter_map(|file| of_file("kafka.tls.cert", file, &ours));
+    of_cert.chain(tls.ca.iter().filter_map(|file| of_file("kafka.tls.ca", file, &anchor))).collect()
+}
+
+fn summary(kafka: &Kafka, findings: &[Finding]) -> String {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let [problems, warnings, unknown] = [Severity::Problem, Severity::Warning, Severity::Unknown].map(count);
+    let brokers = kafka.brokers.join(", ");
+    format!("online: {brokers}: {problems} problems, {warnings} warnings, {unknown} not looked at")
+}

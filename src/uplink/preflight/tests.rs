@@ -1,0 +1,163 @@
+//! What each fact means, one at a time, against a cluster on which nothing is wrong.
+
+use super::*;
+use crate::config::{Durability, KafkaCompression, Retention};
+
+fn kafka() -> Kafka {
+    Kafka {
+        output: Default::default(),
+        brokers: vec!["a:9092".into()],
+        client_id: "truck-17".into(),
+        tls: None,
+        sasl: None,
+        compression: KafkaCompression::Zstd,
+        in_flight_bytes_max: 1 << 20,
+        linger: Duration::from_millis(50),
+        drain: Default::default(),
+        rate: Default::default(),
+        budget: None,
+        properties: [].into(),
+    }
+}
+
+fn stream(age: Option<Duration>) -> Stream {
+    Stream {
+        name: "telemetry".into(),
+        topic: "measurements".into(),
+        priority: 0,
+        durability: Durability::Window,
+        retention: Retention { age, ..Retention::default() },
+        drain: None,
+        rate: Default::default(),
+    }
+}
+
+fn good() -> Inspection {
+    let settings = TopicSettings {
+        message_bytes_max: Some(1_048_588),
+        retention_ms: Some(604_800_000),
+        in_sync_needed: Some(2),
+        cleanup_policy: Some("delete".into()),
+        timestamp_type: Some("CreateTime".into()),
+        timestamp_before_max_ms: Some(i64::MAX),
+        timestamp_after_max_ms: Some(3_600_000),
+    };
+    let facts = TopicFacts {
+        topic: "measurements".into(),
+        partitions: Ok(PartitionFacts { count: 3, leaderless: 0, replicas_min: 3, in_sync_min: 3 }),
+        settings: Ok(settings),
+        write: WriteAnswer::Allowed,
+    };
+    Inspection { connection: Ok(()), trouble: Vec::new(), topics: vec![facts] }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The findings after one change to the good cluster, each as `severity about`.
+fn found(age: Option<Duration>, change: impl Fn(&mut TopicFacts)) -> Vec<String> {
+    let mut seen = good();
+    change(&mut seen.topics[0]);
+    let findings = judge(&kafka(), &[stream(age)], &seen);
+    assert!(findings.iter().all(|finding| finding.topic.as_deref() == Some("measurements")), "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.streams == ["telemetry"]), "{findings:?}");
+    findings.iter().map(|finding| format!("{:?} {}", finding.severity, finding.about)).collect()
+}
+
+fn with_settings(age: Option<Duration>, change: impl Fn(&mut TopicSettings)) -> Vec<String> {
+    found(age, |facts| change(facts.settings.as_mut().unwrap()))
+}
+
+#[test]
+fn on_a_good_cluster_nothing_is_found() {
+    assert_eq!(found(Some(7 * DAY), |_| {}), [""; 0]);
+    assert_eq!(found(None, |_| {}), [""; 0]);
+    assert_eq!(with_settings(Some(3_650 * DAY), |settings| settings.retention_ms = Some(-1)), [""; 0]);
+    assert_eq!(with_settings(None, |settings| *settings = TopicSettings::default()), [""; 0], "an old broker");
+}
+
+#[test]
+fn retention_is_compared_with_the_streams_age() {
+    assert_eq!(found(Some(8 * DAY), |_| {}), ["Problem retention.ms"]);
+    assert_eq!(with_settings(None, |settings| settings.retention_ms = Some(3_600_000)), ["Warning retention.ms"]);
+    let before = |settings: &mut TopicSettings| settings.timestamp_before_max_ms = Some(3_600_000);
+    assert_eq!(with_settings(Some(DAY), before), ["Problem message.timestamp.before.max.ms"]);
+    assert_eq!(with_settings(None, before), [""; 0]);
+}
+
+#[test]
+fn the_largest_message_is_compared_with_the_batches_as_configured() {
+    let small = |settings: &mut TopicSettings| settings.message_bytes_max = Some(100_000);
+    assert_eq!(with_settings(None, small), ["Problem max.message.bytes"]);
+    let mut seen = good();
+    small(seen.topics[0].settings.as_mut().unwrap());
+    let smaller = Kafka { properties: [("batch.size".to_owned(), "100000".to_owned())].into(), ..kafka() };
+    assert_eq!(judge(&smaller, &[stream(None)], &seen), []);
+}
+
+#[test]
+fn settings_that_change_what_a_record_is() {
+    let compact = |settings: &mut TopicSettings| settings.cleanup_policy = Some("compact,delete".into());
+    assert_eq!(with_settings(None, compact), ["Problem cleanup.policy"]);
+    let arrival = |settings: &mut TopicSettings| settings.timestamp_type = Some("LogAppendTime".into());
+    assert_eq!(with_settings(None, arrival), ["Warning message.timestamp.type"]);
+}
+
+#[test]
+fn replicas_in_sync_and_needed() {
+    let partitions = |replicas_min, in_sync_min, leaderless| {
+        move |facts: &mut TopicFacts| {
+            facts.partitions = Ok(PartitionFacts { count: 3, leaderless, replicas_min, in_sync_min });
+        }
+    };
+    assert_eq!(found(None, partitions(1, 1, 0)), ["Problem min.insync.replicas"]);
+    assert_eq!(found(None, partitions(3, 1, 0)), ["Problem replicas in sync"]);
+    assert_eq!(found(None, partitions(3, 3, 1)), ["Problem leader"]);
+    let needed_one = |facts: &mut TopicFacts| facts.settings.as_mut().unwrap().in_sync_needed = Some(1);
+    assert_eq!(found(None, needed_one), ["Warning min.insync.replicas"]);
+    let single = |facts: &mut TopicFacts| {
+        needed_one(facts);
+        partitions(1, 1, 0)(facts);
+    };
+    assert_eq!(found(None, single), ["Warning replicas"]);
+}
+
+#[test]
+fn what_is_not_there_not_allowed_or_not_said() {
+    let unlisted = |why: Unlisted| move |facts: &mut TopicFacts| facts.partitions = Err(why.clone());
+    assert_eq!(found(None, unlisted(Unlisted::Missing)), ["Problem topic"]);
+    assert_eq!(found(None, unlisted(Unlisted::Forbidden)), ["Problem right to Describe"]);
+    assert_eq!(found(None, unlisted(Unlisted::Other("x".into()))), ["Unknown topic"]);
+    let write = |answer: WriteAnswer| move |facts: &mut TopicFacts| facts.write = answer.clone();
+    assert_eq!(found(None, write(WriteAnswer::Forbidden)), ["Problem right to Write"]);
+    assert_eq!(found(None, write(WriteAnswer::Taken)), ["Warning acks"]);
+    assert_eq!(found(None, write(WriteAnswer::Unknown("x".into()))), ["Unknown right to Write"]);
+    let no_settings = |facts: &mut TopicFacts| facts.settings = Err("no right".into());
+    assert_eq!(found(Some(8 * DAY), no_settings), ["Unknown settings of the topic"]);
+}
+
+#[test]
+fn a_line_names_stream_topic_value_and_limit() {
+    let findings = judge(&kafka(), &[stream(Some(8 * DAY))], &good());
+    let line = findings[0].to_string();
+    let start = "problem: stream telemetry, topic measurements: retention.ms is 604800000, needed at least 691200000";
+    assert!(line.starts_with(start), "{line}");
+}
+
+#[test]
+fn no_connection_is_a_problem_with_every_reason() {
+    let connection = Err(vec!["refused".to_owned(), "wrong password".to_owned()]);
+    let seen = Inspection { connection, trouble: Vec::new(), topics: Vec::new() };
+    let lines: Vec<String> = judge(&kafka(), &[stream(None)], &seen).iter().map(Finding::to_string).collect();
+    assert_eq!(lines, ["problem: connection: refused", "problem: connection: wrong password"]);
+}
+
+#[test]
+fn a_certificates_dates_and_the_clock() {
+    let certificate = Certificate { subject: "CN=a".into(), not_before_s: 1_000, not_after_s: 100 * 86_400 };
+    let severity = |now_s| judge_certificate("kafka.tls.cert", &certificate, now_s).map(|finding| finding.severity);
+    assert_eq!(severity(999), Some(Severity::Problem), "the clock was never set");
+    assert_eq!(severity(1_000), None);
+    assert_eq!(severity(70 * 86_400), None);
+    assert_eq!(severity(70 * 86_400 + 1), Some(Severity::Warning));
+    assert_eq!(severity(100 * 86_400), Some(Severity::Problem));
+}
