@@ -88,6 +88,8 @@ fn an_oldest_first_uplink_takes_over_lanes_of_a_newest_first_one() {
     let newest = forebay::queue::Newest { bytes: 10_000, age: Duration::from_secs(300) };
     assert!(bench.queue.split_newest(StreamIndex(0), newest).unwrap());
     bench.reopen();
+    // What waits is known once the blocks are: before that nothing seems to.
+    wait_for("the blocks to be known", || bench.queue.status().streams[0].records == BACKLOG as u64);
     let uplink = bench.start();
     bench.drained(0);
     bench.end(uplink);
