@@ -14,6 +14,7 @@ mod model;
 mod outage;
 mod retention;
 mod thin;
+mod transaction;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 

@@ -12,11 +12,13 @@ impl StreamState {
     }
 
     /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor is done: what is
-    /// between lanes was delivered, and neither gives way to anything nor bears what did. So it is in the last lane.
+    /// between lanes was delivered, and neither gives way to anything nor bears what did; so it is in the last lane. Nor
+    /// may it have been delivered by a transaction of an earlier run whose outcome is not known.
     pub(in crate::queue) fn untouched_from(&self) -> Position {
+        let in_doubt = self.in_doubt().map(|(_, last)| last);
         let last_lane = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
-        let handed = self.handed.highest().max(self.fetched_through).map_or(Position::ZERO, Position::next);
-        last_lane.max(handed)
+        let touched = self.handed.highest().max(self.fetched_through).max(in_doubt);
+        last_lane.max(touched.map_or(Position::ZERO, Position::next))
     }
 
     /// So many records, and so many bytes of blocks, gave way to fewer.
@@ -42,4 +44,34 @@ pub(super) fn records_done(held: &Held, lanes: &Lanes) -> u64 {
     };
     // The last one waits.
     done.min(held.records.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Durability, Retention, Stream};
+    use crate::queue::StreamControl;
+    use crate::queue::lane::Lanes;
+
+    #[test]
+    fn what_an_earlier_runs_transaction_may_have_delivered_is_not_thinned() {
+        let stream = Stream {
+            name: "telemetry".into(),
+            topic: "telemetry".into(),
+            priority: 0,
+            drain: None,
+            rate: Default::default(),
+            durability: Durability::Window,
+            retention: Retention::default(),
+        };
+        let doubt = (Position::new(1, 3), Position::new(1, 9));
+        let control = |in_doubt| StreamControl {
+            stream: "telemetry".into(),
+            lanes: Lanes::from_cursor(Position::new(1, 3)),
+            skipped: Vec::new(),
+            in_doubt,
+        };
+        assert_eq!(StreamState::new(control(Some(doubt)), &stream, 2).untouched_from(), Position::new(1, 10));
+        assert_eq!(StreamState::new(control(None), &stream, 2).untouched_from(), Position::new(1, 3));
+    }
 }
