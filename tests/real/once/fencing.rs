@@ -47,7 +47,8 @@ impl Rival {
     #[track_caller]
     fn demand_fenced(&self) {
         let error = self.deliver().expect_err("the rival has the id still");
-        let codes = [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch];
+        let codes =
+            [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch];
         assert!(error.rdkafka_error_code().is_some_and(|code| codes.contains(&code)), "{error}");
     }
 }
@@ -125,7 +126,8 @@ fn a_fenced_agent_takes_the_id_back_after_its_wait() {
             is_true().then_some(())
         });
     };
-    let acknowledged = || metrics.uplink_transactions.get_or_create(&forebay::metrics::ByKind { kind: "committed" }).get();
+    let acknowledged =
+        || metrics.uplink_transactions.get_or_create(&forebay::metrics::ByKind { kind: "committed" }).get();
     push_until("transactions", &|| acknowledged() > 5);
     for round in 1..=3 {
         // A client that was fenced is of no more use.

@@ -71,7 +71,9 @@ fn rights() {
 
 /// From an agent in mid delivery.
 fn the_transactional_id_is_taken_away(stage: &mut Stage, agent: &Agent) {
-    wait_for("delivery", NOTICED_MAX, || agent.streams().iter().all(|stream| stream.acknowledged.is_some()).then_some(()));
+    wait_for("delivery", NOTICED_MAX, || {
+        agent.streams().iter().all(|stream| stream.acknowledged.is_some()).then_some(())
+    });
     let right =
         ["--operation", "Write", "--transactional-id", "gateway-1.", "--resource-pattern-type", "prefixed"].as_slice();
     stage.cluster.acls(&[&["--remove", "--force"][..], &GATEWAY[..], right].concat());
