@@ -29,7 +29,7 @@ fn wait_until_held(agent: &Agent, streams: &[&str], name: &str) {
     };
     let what = format!("{streams:?} to be held for {name}, now {:?}", held(agent));
     let found = wait_for(&what, NOTICED_MAX, || Some(held(agent)).filter(|found| is_so(found)));
-    let log = agent.log_text();
+    let log = agent.log_text().replace('\\', "");
     for (stream, why) in found {
         let line = log.lines().find(|line| line.contains("stream is held") && line.contains(name));
         assert!(line.is_some(), "the log does not say that {stream} is held: {why}");
