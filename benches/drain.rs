@@ -61,14 +61,16 @@ fn main() {
 
     let before = bare_producer(&config, "bare-before", records);
     let (mut agent, drained) = drain(dir.path(), records);
-    let wire_bytes = kafka.log_bytes("telemetry") as f64 / agent.delivered() as f64;
+    let (bytes, batches) = kafka.log("telemetry");
+    let sent = Sent::of(bytes, batches, agent.delivered());
     let returned = outage(&kafka, &agent);
     agent.stop();
     let after = bare_producer(&config, "bare-after", records);
     println!("bare producer before {:.0}, after {:.0} records a second", before.rate(), after.rate());
     let bare = before.and(&after);
-    let bare_wire_bytes = (kafka.log_bytes("bare-before") + kafka.log_bytes("bare-after")) as f64;
-    report(&bare, &drained, (bare_wire_bytes / bare.records as f64, wire_bytes));
+    let logs = ["bare-before", "bare-after"].map(|topic| kafka.log(topic));
+    let bare_sent = Sent::of(logs[0].0 + logs[1].0, logs[0].1 + logs[1].1, bare.records);
+    report((&bare, &bare_sent), (&drained, &sent));
     println!("{:<46} {:>14} {:>14.2}", "broker back to first delivery, s", "", returned.as_secs_f64());
     println!("  of which the client's pause between attempts is at most {:.1} s", RECONNECT_MAX.as_secs_f64() * 1.5);
     println!("{records} records of {} bytes JSON on average", json_bytes / records);
@@ -101,8 +103,19 @@ impl Run {
     }
 }
 
-/// `wire_bytes` are those of a record, with all that goes with it.
-fn report(bare: &Run, agent: &Run, wire_bytes: (f64, f64)) {
+/// What went over the wire, a record and a batch.
+struct Sent {
+    record_bytes: f64,
+    batch_records: f64,
+}
+
+impl Sent {
+    fn of(bytes: u64, batches: u64, records: u64) -> Self {
+        Self { record_bytes: bytes as f64 / records as f64, batch_records: records as f64 / batches as f64 }
+    }
+}
+
+fn report((bare, bare_sent): (&Run, &Sent), (agent, sent): (&Run, &Sent)) {
     let cpu_us = |run: &Run| run.cpu_seconds * 1e6 / run.records as f64;
     println!("\n{:<46} {:>14} {:>14} {:>8}", "", "bare producer", "agent", "ratio");
     let row = |what: &str, bare: f64, agent: f64| {
@@ -110,8 +123,9 @@ fn report(bare: &Run, agent: &Run, wire_bytes: (f64, f64)) {
     };
     row("records a second", bare.rate(), agent.rate());
     row("processor time a record, us", cpu_us(bare), cpu_us(agent));
-    row("bytes on the wire a record", wire_bytes.0, wire_bytes.1);
-    row("  against one zstd batch of 256 KiB of JSON", one_batch(), wire_bytes.1);
+    row("records a batch", bare_sent.batch_records, sent.batch_records);
+    row("bytes on the wire a record", bare_sent.record_bytes, sent.record_bytes);
+    row("  against one zstd batch of 256 KiB of JSON", one_batch(), sent.record_bytes);
     println!("{:<46} {:>14} {:>14.1}", "memory (RSS), most, MiB", "", agent.resident_kib_max as f64 / 1_024.0);
     println!("{:<46} {:>14} {:>14.2}", "start to first answer with the backlog, s", "", agent.start_seconds);
 }
@@ -164,12 +178,12 @@ fn fill(config: &Config, json_bytes_least: u64) -> (u64, u64) {
 /// The same number of the same records by librdkafka alone; the JSON is made before the clock runs.
 fn bare_producer(config: &Config, topic: &str, records: u64) -> Run {
     let kinds = kinds();
-    let sample: Vec<(String, Vec<u8>)> = (0..SAMPLE.min(records))
+    let sample: Vec<(String, Vec<u8>, i64)> = (0..SAMPLE.min(records))
         .map(|number| {
             let record = record(number, &kinds);
             let mut out = Vec::new();
             json(&record, &mut out);
-            (record.device.to_string(), out)
+            (record.device.to_string(), out, record.stamp.wall_us / 1_000)
         })
         .collect();
     let mut client = ClientConfig::new();
@@ -182,8 +196,8 @@ fn bare_producer(config: &Config, topic: &str, records: u64) -> Run {
     producer.flush(DRAIN_MAX).unwrap();
     let (began, cpu) = (Instant::now(), cpu_seconds("self"));
     for number in 0..records {
-        let (key, payload) = &sample[(number % sample.len() as u64) as usize];
-        let mut outgoing = BaseRecord::to(topic).key(key.as_str()).payload(payload.as_slice());
+        let (key, payload, time_ms) = &sample[(number % sample.len() as u64) as usize];
+        let mut outgoing = BaseRecord::to(topic).key(key.as_str()).payload(payload.as_slice()).timestamp(*time_ms);
         loop {
             match producer.send(outgoing) {
                 Ok(()) => break,
@@ -378,11 +392,21 @@ impl Kafka {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
-    /// Bytes of the batches in the topic, as they came over the wire.
-    fn log_bytes(&self, topic: &str) -> u64 {
+    /// Bytes of the batches in the topic, as they came over the wire, and how many they are.
+    fn log(&self, topic: &str) -> (u64, u64) {
         let files = std::fs::read_dir(self.dir.join(format!("data/{topic}-0"))).unwrap().map(Result::unwrap);
         let logs = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "log"));
-        logs.map(|file| file.metadata().unwrap().len()).sum()
+        let (mut bytes, mut batches) = (0, 0);
+        for log in logs.map(|file| std::fs::read(file.path()).unwrap()) {
+            // Each batch begins with its first offset (8 bytes) and the length of what follows (4 bytes).
+            let mut rest = log.as_slice();
+            while let Some(length) = rest.get(8..12) {
+                let length = 12 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+                let Some(next) = rest.get(length..) else { break };
+                (bytes, batches, rest) = (bytes + length as u64, batches + 1, next);
+            }
+        }
+        (bytes, batches)
     }
 }
 
