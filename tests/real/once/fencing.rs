@@ -100,21 +100,7 @@ fn a_fenced_agent_says_so_and_does_not_fence_back() {
 fn a_fenced_agent_takes_the_id_back_after_its_wait() {
     const WAIT: Duration = Duration::from_secs(5);
     let mut scene = scene_with_an_id("once::a_fenced_agent_takes_the_id_back_after_its_wait");
-    let loaded = config::load(&scene.configure("", None)).unwrap_or_else(|errors| panic!("{errors}")).config;
-    let (metrics, _) = Metrics::new();
-    let settings = queue::Settings {
-        dir: loaded.gateway.state_dir.clone(),
-        gateway: loaded.gateway.id.clone(),
-        queue: loaded.queue.clone(),
-        streams: loaded.streams.clone(),
-    };
-    let queue = Queue::open(settings, Arc::clone(&metrics)).unwrap();
-    let kafka = loaded.kafka.unwrap();
-    let settings = uplink::Settings { kafka, streams: loaded.streams, gateway: loaded.gateway };
-    let stop = CancellationToken::new();
-    let pace = Pace { fenced_wait: WAIT, ..Pace::default() };
-    let uplink = Uplink::start_paced(settings, pace, queue.clone(), Arc::clone(&metrics), stop.clone()).unwrap();
-
+    let (queue, uplink, metrics, stop) = start(&scene, WAIT);
     let mut pushed = 0;
     // Something is in flight at any moment.
     let mut push_until = |what: &str, is_true: &dyn Fn() -> bool| {
@@ -151,6 +137,25 @@ fn a_fenced_agent_takes_the_id_back_after_its_wait() {
     queue.close().unwrap();
     let ledger = scene.settle();
     assert_eq!((ledger.kept(), ledger.repeated()), (pushed, 0));
+}
+
+/// A queue and its uplink in this process, as the scene configures them.
+fn start(scene: &Scene, wait: Duration) -> (Queue, Uplink, Arc<Metrics>, CancellationToken) {
+    let loaded = config::load(&scene.configure("", None)).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let (metrics, _) = Metrics::new();
+    let settings = queue::Settings {
+        dir: loaded.gateway.state_dir.clone(),
+        gateway: loaded.gateway.id.clone(),
+        queue: loaded.queue.clone(),
+        streams: loaded.streams.clone(),
+    };
+    let queue = Queue::open(settings, Arc::clone(&metrics)).unwrap();
+    let kafka = loaded.kafka.unwrap();
+    let settings = uplink::Settings { kafka, streams: loaded.streams, gateway: loaded.gateway };
+    let stop = CancellationToken::new();
+    let pace = Pace { fenced_wait: wait, ..Pace::default() };
+    let uplink = Uplink::start_paced(settings, pace, queue.clone(), Arc::clone(&metrics), stop.clone()).unwrap();
+    (queue, uplink, metrics, stop)
 }
 
 fn push(queue: &Queue, number: u64) {
