@@ -25,6 +25,7 @@ mod dropped;
 mod engine;
 pub mod epoch;
 pub mod error;
+pub mod filling;
 mod flush;
 pub mod inspect;
 mod key_check;

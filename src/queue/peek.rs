@@ -5,9 +5,13 @@ use std::sync::{Arc, mpsc};
 use super::block::{self, SealedBlock};
 use super::cipher::missing_key;
 use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest};
-use super::tail::Decoded;
+use super::tail::{Decoded, StreamState};
 use super::{Batch, Limit, PeekError, STORE_WAIT_MAX, StreamIndex};
 use crate::reading::Position;
+
+/// Most bytes of decoded records, by [`block::record_bytes`], that are kept of all streams' blocks together: eight full
+/// ones. A single block of another origin may have more.
+const DECODED_BYTES_MAX: usize = 8 * super::filling::GATHER_BYTES_MAX;
 
 /// What the next step of a read is.
 enum Step {
@@ -57,8 +61,8 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
     match block::open(found, &inner.keys) {
         Ok(records) => {
             let lineage = Arc::clone(&found.header.lineage);
-            let decoded = Decoded { covers_from: at, last, lineage, records };
-            inner.lock().streams[stream.0].decoded = Some(Arc::new(decoded));
+            let bytes = records.iter().map(block::record_bytes).sum();
+            keep(&mut inner.lock().streams, stream.0, Decoded { covers_from: at, last, lineage, records, bytes });
             Ok(at)
         }
         Err(error) if missing_key(&error).is_some() => {
@@ -71,6 +75,20 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
             tracing::error!(%first, %last, error = %format!("{error:#}"), "block is damaged, its records are lost");
             Ok(last.next())
         }
+    }
+}
+
+/// Keeps a block's records. Where all streams' together become too many, others are let go of and will be read again:
+/// streams are mostly read in turn, so those before this one are needed last.
+fn keep(streams: &mut [StreamState], stream: usize, decoded: Decoded) {
+    let kept_bytes = |stream: &StreamState| stream.decoded.as_ref().map_or(0, |block| block.bytes);
+    streams[stream].decoded = Some(Arc::new(decoded));
+    for before in 1..streams.len() {
+        if streams.iter().map(kept_bytes).sum::<usize>() <= DECODED_BYTES_MAX {
+            return;
+        }
+        let other = (stream + streams.len() - before) % streams.len();
+        streams[other].decoded = None;
     }
 }
 
@@ -112,4 +130,67 @@ fn step(
     drop(shared);
     inner.store_wake.notify_one();
     Ok(Step::Fetch(at, answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Durability, Retention, Stream};
+    use crate::queue::StreamControl;
+    use crate::queue::lane::Lanes;
+    use crate::reading::Lineage;
+
+    const STREAMS: usize = 16;
+
+    fn streams() -> Vec<StreamState> {
+        let stream = Stream {
+            name: "telemetry".into(),
+            topic: "telemetry".into(),
+            priority: 0,
+            durability: Durability::Window,
+            retention: Retention::default(),
+        };
+        let control = || StreamControl {
+            stream: "telemetry".into(),
+            lanes: Lanes::from_cursor(Position::ZERO),
+            skipped: Vec::new(),
+            in_doubt: None,
+        };
+        (0..STREAMS).map(|_| StreamState::new(control(), &stream, 1)).collect()
+    }
+
+    fn decoded(bytes: usize) -> Decoded {
+        let lineage = Arc::new(Lineage { gateway: "g".into(), queue: uuid::Uuid::nil(), boot_index: 0 });
+        let (covers_from, last) = (Position::ZERO, Position::new(0, 9));
+        Decoded { covers_from, last, lineage, records: Vec::new(), bytes }
+    }
+
+    fn kept(streams: &[StreamState]) -> Vec<usize> {
+        (0..STREAMS).filter(|index| streams[*index].decoded.is_some()).collect()
+    }
+
+    #[test]
+    fn decoded_blocks_of_all_streams_together_are_bounded() {
+        let mut streams = streams();
+        for round in 0..2 {
+            for index in 0..STREAMS {
+                keep(&mut streams, index, decoded(crate::queue::filling::GATHER_BYTES_MAX));
+                let kept = kept(&streams);
+                assert!(kept.contains(&index), "round {round}: what was just read is kept");
+                assert_eq!(kept.len(), if round == 0 { 8.min(index + 1) } else { 8 });
+            }
+        }
+        keep(&mut streams, 3, decoded(2 * DECODED_BYTES_MAX));
+        assert_eq!(kept(&streams), [3], "one that alone is too much is kept alone");
+    }
+
+    #[test]
+    fn a_block_that_is_delivered_takes_no_memory() {
+        let mut streams = streams();
+        keep(&mut streams, 0, decoded(1));
+        streams[0].ack(Position::new(0, 8));
+        assert_eq!(kept(&streams), [0]);
+        streams[0].ack(Position::new(0, 9));
+        assert!(kept(&streams).is_empty());
+    }
 }

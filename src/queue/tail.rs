@@ -63,6 +63,8 @@ pub(super) struct Decoded {
     pub(super) last: Position,
     pub(super) lineage: Arc<Lineage>,
     pub(super) records: Vec<Record>,
+    /// Bytes of the records, by [`super::block::record_bytes`].
+    pub(super) bytes: usize,
 }
 
 /// Records handed out from blocks and not yet acknowledged; only counts depend on it.
@@ -179,6 +181,7 @@ impl StreamState {
             return Retired::default();
         }
         self.marks.retain(|(at, _)| *at > through);
+        self.decoded.take_if(|block| block.last <= through);
         let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
         while let Some(entry) = self.pop_through(through) {
             self.tail_bytes -= entry.bytes;

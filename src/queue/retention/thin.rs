@@ -14,8 +14,9 @@ use crate::reading::{Name, Position};
 /// Part of the quota, or of a stream's size, from which on it is thinned, percent.
 const THIN_FROM_PERCENT: u64 = 85;
 
-/// Blocks that are looked at in one piece: some ten milliseconds of a small processor.
-const BLOCKS_A_PIECE: usize = 4;
+/// Bytes before compression of the blocks that are looked at in one piece, a block at least: some ten milliseconds of a
+/// small processor.
+const PLAIN_BYTES_A_PIECE: usize = 32 * 1024;
 
 /// What is being thinned.
 pub(in crate::queue) struct Job {
@@ -67,7 +68,7 @@ pub(in crate::queue) fn turn_of_thinning(driver: &mut Driver) -> Result<(), Stor
         driver.thin_wanted = false;
         return Ok(());
     }
-    match advance(driver, BLOCKS_A_PIECE)? {
+    match advance(driver, PLAIN_BYTES_A_PIECE)? {
         Step::Gained => look(driver),
         Step::Passed => {}
         // It is tried again after the next group.
@@ -204,10 +205,10 @@ fn untouched(inner: &Inner, stream: usize) -> (Name, Position) {
     (Arc::clone(&shared.streams[stream].name), shared.streams[stream].untouched_from())
 }
 
-/// Takes the job under way so many blocks further, and puts what came of it in place.
-fn advance(driver: &mut Driver, blocks_max: usize) -> Result<Step, StoreError> {
+/// Takes the job under way further by blocks of so many bytes before compression, and puts what came of it in place.
+fn advance(driver: &mut Driver, plain_bytes: usize) -> Result<Step, StoreError> {
     let Some(mut job) = driver.thinning.take() else { return Ok(Step::Nothing) };
-    let thinned = match job.work.advance(blocks_max) {
+    let thinned = match job.work.advance(plain_bytes) {
         Ok(Some(thinned)) => thinned,
         Ok(None) => {
             driver.thinning = Some(job);

@@ -27,10 +27,11 @@ impl StreamState {
     pub(in crate::queue) fn peek_block(&mut self, block: &Decoded, at: Position, limit: Limit) -> Vec<Record> {
         let mut taken: Vec<Record> = Vec::new();
         let mut bytes = 0;
+        let from = block.records.partition_point(|record| record.position < at);
         if at <= self.lanes.cursor() && self.disk.oldest_boot_ns.is_some() {
-            self.disk.oldest_boot_ns = block.records.iter().find(|r| r.position >= at).map(|r| r.stamp.boot_ns);
+            self.disk.oldest_boot_ns = block.records.get(from).map(|record| record.stamp.boot_ns);
         }
-        for record in block.records.iter().filter(|r| r.position >= at && !self.lanes.is_done(r.position)) {
+        for record in block.records[from..].iter().filter(|record| !self.lanes.is_done(record.position)) {
             let more = block::record_bytes(record);
             if !taken.is_empty() && (taken.len() >= limit.records || bytes + more > limit.bytes) {
                 break;
