@@ -10,7 +10,7 @@ const NONE: u16 = 0;
 const LZ4: u16 = 1;
 pub(super) const ZSTD: u16 = 2;
 
-/// See `docs/decisions/0009-full-blocks.md`.
+/// See `docs/decisions/0010-full-blocks.md`.
 const ZSTD_LEVEL: i32 = 7;
 
 /// Compresses, unless that makes it no smaller; says how.
