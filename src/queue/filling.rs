@@ -16,6 +16,8 @@ const PLAIN_AIM_BYTES: usize = 112 * 1024;
 /// Most bytes of records, by [`block::record_bytes`], that a block gathers however well they compress: decoded, they
 /// take at most three times as much memory, as a rule one and a half times.
 pub const GATHER_BYTES_MAX: usize = 512 * 1024;
+/// Most records of a block: what thinning remembers of an epoch grows with them.
+pub const RECORDS_MAX: usize = 2_048;
 /// What fits a block even if nothing can be compressed, and so what is gathered as long as nothing is known.
 const GATHER_BYTES_SURE: usize = FRAME_AIM_BYTES;
 /// A block gathers at most so many times what the one before held.
@@ -81,7 +83,8 @@ impl Filling {
 
     /// Seals what was gathered if the block is full without this record.
     pub(super) fn make_room(&mut self, record: &Record) {
-        if self.gathered_bytes + block::record_bytes(record) > self.fill.gather_bytes {
+        let is_full = self.gathered_bytes + block::record_bytes(record) > self.fill.gather_bytes;
+        if is_full || self.gathered.len() >= RECORDS_MAX {
             self.seal(true);
         }
     }
