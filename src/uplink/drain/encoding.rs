@@ -5,16 +5,20 @@ use crate::clock::boot_ns;
 use crate::config::Stream;
 use crate::kafka::{Class, Failure};
 use crate::metrics::ByKind;
+use crate::reading::Position;
 use crate::uplink::Settings;
 use crate::uplink::encode::{Encoded, Encoder, NotEncoded};
 use crate::uplink::gate::Gate;
 use crate::uplink::lane::Backoff;
+use crate::uplink::reader::Ready;
 use crate::uplink::registrar::{Registrar, Wish};
 use crate::uplink::schema_cache::SchemaCache;
 
 /// The messages of the record that is next, and how many of them the client has.
 #[derive(Debug, Default)]
 pub(super) struct Front {
+    /// The record; another one may be ready by now.
+    of: Option<Position>,
     pub(super) encoded: Encoded,
     pub(super) handed_over: usize,
 }
@@ -22,6 +26,7 @@ pub(super) struct Front {
 impl Front {
     /// The next record is another one, or the same from its beginning.
     pub(super) fn forget(&mut self) {
+        self.of = None;
         self.encoded.clear();
         self.handed_over = 0;
     }
@@ -76,17 +81,21 @@ impl Drain<'_> {
     /// Makes messages of the record that is ready, unless that is done. Gives whether it can be handed over now.
     pub(super) fn encode_ready(&mut self, place: usize) -> bool {
         let outlet = &mut self.outlets[place];
-        if outlet.writer.front.encoded.count() > 0 {
+        let Some(Ready { record, lineage, .. }) = outlet.reader.ready() else { return false };
+        let position = record.position;
+        if outlet.writer.front.of == Some(position) {
             return true;
         }
+        outlet.writer.front.forget();
         let now_ns = boot_ns();
         if outlet.writer.gate.is_shut(now_ns) {
             return false;
         }
-        let (Some(record), Some(lineage)) = (outlet.ready.front(), &outlet.lineage) else { return false };
-        let position = record.position;
         match outlet.writer.encoder.encode(lineage, record, &mut outlet.writer.front.encoded) {
-            Ok(()) => true,
+            Ok(()) => {
+                outlet.writer.front.of = Some(position);
+                true
+            }
             Err(NotEncoded::Unregistered) if learn(outlet) => {
                 if outlet.writer.gate.need(now_ns) {
                     self.ask_registry(place);
@@ -143,7 +152,7 @@ impl Drain<'_> {
 /// Takes the fields of all records that are ready into the schema to be registered: one version for all of them. Gives
 /// whether the first one's fit.
 fn learn(outlet: &mut Outlet) -> bool {
-    let mut records = outlet.ready.iter();
+    let mut records = outlet.reader.ready_records();
     let first_fits = records.next().is_some_and(|record| outlet.writer.encoder.learn(record));
     // What does not fit is found out when it is its turn.
     for record in records {

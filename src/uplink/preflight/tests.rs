@@ -12,6 +12,9 @@ fn kafka() -> Kafka {
         compression: KafkaCompression::Zstd,
         in_flight_bytes_max: 1 << 20,
         linger: Duration::from_millis(50),
+        drain: Default::default(),
+        rate: Default::default(),
+        budget: None,
         properties: [].into(),
         output: Default::default(),
         delivery: Default::default(),
@@ -25,6 +28,8 @@ fn stream(age: Option<Duration>) -> Stream {
         priority: 0,
         durability: Durability::Window,
         retention: Retention { age, ..Retention::default() },
+        drain: None,
+        rate: Default::default(),
     }
 }
 

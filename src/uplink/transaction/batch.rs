@@ -25,9 +25,10 @@ impl Exactly<'_> {
     pub(super) fn gather(&mut self, place: usize) -> bool {
         let now_ns = boot_ns();
         let window = stream_window(&self.settings.kafka, self.outlets.len());
-        let bytes_max = self.size.bytes(window.bytes_max);
+        let Some(allowed) = self.allowance(place, now_ns) else { return false };
+        let bytes_max = self.size.bytes(window.bytes_max).min(allowed.bytes);
         let outlet = &mut self.outlets[place];
-        let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
+        let room = outlet.lane.room(now_ns, window.records_max.min(allowed.records), bytes_max);
         if room == 0 {
             return false;
         }
@@ -49,9 +50,10 @@ impl Exactly<'_> {
     /// Reads once. Gives whether anything was added.
     fn read_on(&mut self, place: usize, room: usize, bytes_max: usize) -> bool {
         let outlet = &mut self.outlets[place];
-        let left = room - outlet.ready.len();
-        let limit = Limit { records: left.min(PEEK_RECORDS), bytes: (bytes_max - outlet.ready_bytes).min(PEEK_BYTES) };
-        let after = outlet.ready.back().map(|record| record.position).or_else(|| outlet.lane.sent());
+        let left = room.saturating_sub(outlet.ready.len());
+        let bytes_left = bytes_max.saturating_sub(outlet.ready_bytes);
+        let limit = Limit { records: left.min(PEEK_RECORDS), bytes: bytes_left.min(PEEK_BYTES) };
+        let after = outlet.ready.back().map(|record| record.position);
         let batch = match self.queue.peek(outlet.index, after, limit) {
             Ok(Some(batch)) => batch,
             Ok(None) => return false,
@@ -127,6 +129,8 @@ impl Exactly<'_> {
     /// up.
     fn send_all(&mut self, client: &Producer, place: usize) -> Option<Position> {
         let first_token = self.next_token;
+        // Only encoded it is known how large a record is.
+        let payload_bytes_max = self.allowance(place, boot_ns()).map_or(0, |allowed| allowed.bytes);
         let mut open = Open {
             place,
             range: None,
@@ -143,7 +147,8 @@ impl Exactly<'_> {
         };
         let mut last = None;
         let mut refused = None;
-        while let Some(record) = self.outlets[place].ready.pop_front() {
+        while open.count == 0 || open.bytes < payload_bytes_max {
+            let Some(record) = self.outlets[place].ready.pop_front() else { break };
             match self.send_one(client, place, &record, &mut open) {
                 Ok(()) => last = Some(record.position),
                 Err(error) => {
@@ -208,9 +213,11 @@ impl Exactly<'_> {
         }
         let bytes = self.encoded.bytes() + count * record.device.len();
         for index in 0..count {
-            let serial = outlet.lane.took(record.position, bytes / count, index + 1 == count);
+            let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
             open.records.push(Sent { serial, timestamp_ms });
         }
+        self.metering.sent(bytes, boot_ns());
+        outlet.rate.took(bytes, boot_ns());
         open.bytes += bytes;
         open.count += 1;
         outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));

@@ -19,6 +19,7 @@
 
 mod batch;
 mod cursor;
+mod limits;
 mod link;
 mod look;
 mod outcome;

@@ -10,6 +10,7 @@ use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
 use crate::uplink::encode::Encoder;
 use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::rate::RateLimit;
 use crate::uplink::timestamp::Timestamps;
 
 /// A stream as the thread knows it.
@@ -19,6 +20,7 @@ pub(super) struct Outlet {
     pub(super) priority: u8,
     pub(super) index: StreamIndex,
     pub(super) lane: Lane,
+    pub(super) rate: RateLimit,
     pub(super) encoder: Encoder,
     /// Read and not yet sent: of one lane, one run, one lineage.
     pub(super) ready: VecDeque<Record>,
@@ -45,6 +47,7 @@ impl Outlet {
             priority: stream.priority,
             index: StreamIndex(index),
             lane: Lane::new(backoff),
+            rate: RateLimit::new(stream.rate),
             encoder,
             ready: VecDeque::new(),
             ready_bytes: 0,

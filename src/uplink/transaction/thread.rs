@@ -17,6 +17,7 @@ use crate::queue::{Lives, Queue};
 use crate::uplink::encode::{Encoded, Encoder};
 use crate::uplink::health::Health;
 use crate::uplink::lane::{Backoff, Event};
+use crate::uplink::metering::Metering;
 use crate::uplink::{Pace, Settings};
 
 /// Longest wait of one call of the client.
@@ -41,6 +42,7 @@ pub(super) struct Exactly<'a> {
     pub(super) next_token: usize,
     pub(super) size: Size,
     pub(super) encoded: Encoded,
+    pub(super) metering: Metering,
     pub(super) peek_failed: bool,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
@@ -78,6 +80,8 @@ pub(in crate::uplink) fn run(
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let kafka = &settings.kafka;
+    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let patience = Patience {
         backoff: Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff },
         rebuild_ns: as_ns(pace.rebuild_interval),
@@ -97,6 +101,7 @@ pub(in crate::uplink) fn run(
         next_token: 0,
         size: Size::new(),
         encoded: Encoded::default(),
+        metering,
         peek_failed: false,
         stop,
         health,
@@ -189,6 +194,7 @@ impl Exactly<'_> {
             Some(Turn::Aborted) => self.aborted(),
             Some(turn @ (Turn::Lost | Turn::Fenced)) => {
                 *client = None;
+                self.metering.client_gone(&self.metrics);
                 self.lost(turn);
             }
         }
@@ -196,6 +202,7 @@ impl Exactly<'_> {
             tracing::info!("tls files were renewed, kafka client is changed");
             self.renew = false;
             self.session.renewed();
+            self.metering.client_gone(&self.metrics);
             *client = None;
         }
     }
@@ -267,7 +274,8 @@ impl Exactly<'_> {
         let waits = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns());
         let gathers = self.outlets.iter().filter(|outlet| !outlet.ready.is_empty());
         let gathers = gathers.map(|outlet| outlet.ready_since_ns.saturating_add(self.gather_ns()));
-        let wake = waits.chain(gathers).filter(|at_ns| *at_ns > now_ns).min();
+        let rates = self.outlets.iter().filter_map(|outlet| self.rate_opens_ns(&outlet.rate, now_ns));
+        let wake = waits.chain(gathers).chain(rates).filter(|at_ns| *at_ns > now_ns).min();
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns - now_ns).min(IDLE_MAX))
     }
 
