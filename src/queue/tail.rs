@@ -4,6 +4,7 @@
 mod hand_out;
 mod handed;
 mod lanes;
+mod newer;
 mod thinning;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use self::handed::Handed;
+pub(super) use self::newer::NotApart;
 use super::dropped::Dropped;
 use super::lane::Lanes;
 use super::store::OldestBlocks;
@@ -98,8 +100,9 @@ pub(super) struct StreamState {
     marks_durable: Vec<(Position, u64)>,
     /// What was handed to the uplink in this run.
     handed: Handed,
-    /// End of the last block that was read for the uplink in this run.
-    fetched_through: Option<Position>,
+    newer: newer::Newer,
+    /// How far blocks were read for the uplink in this run.
+    fetched: handed::Highest,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
     /// What left the tail undurable, kept before `safe` passes it.
@@ -127,7 +130,8 @@ impl StreamState {
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
             handed: Handed::default(),
-            fetched_through: None,
+            newer: newer::Newer::default(),
+            fetched: handed::Highest::default(),
             decoded: None,
             safe: watch::Sender::new(None),
             dropped: watch::Sender::default(),
@@ -203,6 +207,7 @@ impl StreamState {
     pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
         let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
+        self.forget_newer(last);
         self.handed.forget_through(last);
         self.decoded = None;
         let held = self.disk.records;

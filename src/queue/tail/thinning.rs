@@ -6,17 +6,28 @@ use crate::queue::store::Held;
 use crate::reading::Position;
 
 impl StreamState {
-    /// A block that ends there is on its way to the uplink.
-    pub(in crate::queue) fn fetched(&mut self, last: Position) {
-        self.fetched_through = self.fetched_through.max(Some(last));
+    /// A block of these positions, both included, is on its way to the uplink.
+    pub(in crate::queue) fn fetched(&mut self, first: Position, last: Position) {
+        let mut at = first;
+        while at <= last && at < Position::END {
+            let lane = self.lanes.lane_at(at);
+            let end = Position::from_packed(lane.end.packed().saturating_sub(1));
+            self.fetched.note(lane, last.min(end));
+            at = lane.end;
+        }
     }
 
-    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor is done: what is
-    /// between lanes was delivered, and neither gives way to anything nor bears what did. So it is in the last lane.
-    pub(in crate::queue) fn untouched_from(&self) -> Position {
-        let last_lane = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
-        let handed = self.handed.highest().max(self.fetched_through).map_or(Position::ZERO, Position::next);
-        last_lane.max(handed)
+    /// Ranges `[from, end)` of which nothing was handed to the uplink in this run, nor is on its way to it, nor is done:
+    /// the ends of lanes, which are read in order. What is between lanes was delivered, and neither gives way to anything
+    /// nor bears what did, so that thinning keeps inside one range.
+    pub(in crate::queue) fn untouched(&self) -> Vec<(Position, Position)> {
+        let range = |(next, end): &(Position, Position)| {
+            let start = self.lanes.lane_at(*next).start;
+            let touched = self.handed.through(start, *end).max(self.fetched.within(start, *end));
+            let from = touched.map_or(*next, |touched| touched.next().max(*next));
+            (from < *end).then_some((from, *end))
+        };
+        self.lanes.pairs().iter().filter_map(range).collect()
     }
 
     /// So many records, and so many bytes of blocks, gave way to fewer.
