@@ -74,7 +74,9 @@ fn read_over(
 ) -> Result<Position, PeekError> {
     let (first, last) = (header.first, header.last);
     if last < span.from {
-        return Err(PeekError::Store { reason: format!("block {first} to {last} was read for position {}", span.from) });
+        return Err(PeekError::Store {
+            reason: format!("block {first} to {last} was read for position {}", span.from),
+        });
     }
     let waits = |why| Err(PeekError::NewerVersion { version, first, last, why });
     if !span.over_newer {

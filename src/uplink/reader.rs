@@ -195,7 +195,8 @@ impl Reader {
     fn take_over_lanes(&mut self, queue: &Queue) {
         if self.lanes.is_empty() {
             let lanes = queue.lanes(self.stream);
-            self.lanes.extend(lanes.iter().flat_map(|lanes| lanes.pairs()).map(|(next, end)| Reading::new(*next, *end)));
+            self.lanes
+                .extend(lanes.iter().flat_map(|lanes| lanes.pairs()).map(|(next, end)| Reading::new(*next, *end)));
         }
     }
 }

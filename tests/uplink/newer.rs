@@ -30,7 +30,7 @@ fn what_is_around_blocks_of_a_newer_agent_arrives_and_they_do_after_the_upgrade(
         bench.queue.close().unwrap();
         bench.disk.put_versions(|_| false);
         bench.reopen();
-        wait_for("the blocks to be known", || bench.queue.status().streams[0].records == RECORDS as u64);
+        wait_for("the blocks to be known", || bench.queue.status().recovered);
         let uplink = bench.start();
         bench.drained(0);
         bench.end(uplink);

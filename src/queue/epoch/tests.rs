@@ -436,7 +436,10 @@ fn blocks_of_a_newer_version_are_known_by_their_headers_after_a_rescue_and_go_wh
     assert_eq!(store.held()[0].records, 2 * RECORDS);
     store.remove_done(&all_but(0)).unwrap();
     let oldest = store.oldest_of("telemetry", &all_but(0)[0].1, 1).unwrap().unwrap();
-    assert_eq!((oldest.first, oldest.last, oldest.records), (Position::new(1, 0), Position::new(1, RECORDS - 1), RECORDS));
+    assert_eq!(
+        (oldest.first, oldest.last, oldest.records),
+        (Position::new(1, 0), Position::new(1, RECORDS - 1), RECORDS)
+    );
     assert!(store.reclaim(&all_but(0), 10).unwrap());
     assert_eq!(store.read("telemetry", Position::ZERO).unwrap(), Some(first), "a rewrite keeps it");
     store.remove_done(&all_done()).unwrap();

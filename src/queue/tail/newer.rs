@@ -80,8 +80,7 @@ impl StreamState {
         // Where nothing is between two such blocks, done or to be read, they are one lane.
         let joined = self.newer.before(header.first).filter(|before| {
             let lane = self.lanes.lane_at(before.end);
-            before.end == header.first
-                || read_from <= before.end && lane.next == before.end && header.first <= lane.end
+            before.end == header.first || read_from <= before.end && lane.next == before.end && header.first <= lane.end
         });
         let first = joined.map_or(header.first, |before| before.first);
         let lanes = self.lanes.with_apart(first, end).ok_or(NotApart::LanesUsedUp)?;
