@@ -154,6 +154,12 @@ metrics! {
     uplink_client_rebuilds: Counter, "uplink_client_rebuilds";
     /// Times the Kafka client was found stuck and built anew
     uplink_watchdog_rebuilds: Counter, "uplink_watchdog_rebuilds";
+    /// Transactions by outcome (`committed`, `aborted`, `unknown`: the cursor tells)
+    uplink_transactions: Family<ByKind, Counter>, "uplink_transactions";
+    /// Records sent with the mark that they may stand in Kafka twice, as it has forgotten the cursor
+    uplink_possible_duplicates: Counter, "uplink_possible_duplicates";
+    /// Whether another agent delivers under this one's transactional id (1): then this one waits
+    uplink_fenced: Gauge, "uplink_fenced";
     /// Renewals of TLS files by result (`applied`, `refused`)
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
     /// Seconds until a certificate file of kafka.tls expires by this machine's clock; negative: since it has

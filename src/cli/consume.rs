@@ -133,6 +133,7 @@ fn plain(brokers: &[String]) -> Kafka {
         drain: Default::default(),
         rate: Default::default(),
         budget: None,
+        delivery: crate::config::Delivery::AtLeastOnce,
         properties: [].into(),
         output: Default::default(),
     }

@@ -9,7 +9,7 @@ use super::keys::{CLOCK, GATEWAY, INCLUDED, KAFKA, MQTT, QUEUE, ROOT, STATUS, Se
 use super::ports::may_be_one;
 use super::problem::{Errors, Place, Problem, Report};
 use super::reader::Table;
-use super::resolved::{Config, Kafka, Modbus, ModbusConnect, Port, SourceKind};
+use super::resolved::{Config, Delivery, Kafka, Modbus, ModbusConnect, Port, Source, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
@@ -239,16 +239,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     };
     let tags: Vec<String> = gateway.iter().flat_map(|gateway| gateway.tags.keys().cloned()).collect();
     let around = Surroundings { streams: &stream_names, tags: &tags, publications: publications.as_ref() };
-    let mut taken = Vec::new();
-    let mut sources = Vec::new();
-    let mut ports: Vec<(Port, String)> = Vec::new();
-    for (node, path) in collected(&root, &others, "source", SOURCES_MAX) {
-        let Some(read) = source::read(node, path.clone(), &around, &mut taken, report) else { continue };
-        if read.enabled {
-            refuse_shared_port(&read.source.kind, &read.source.name, node, &path, &mut ports, report);
-            sources.push(read.source);
-        }
-    }
+    let sources = read_sources(&collected(&root, &others, "source", SOURCES_MAX), &around, report);
     if sources.is_empty() {
         report.warning(&root.at, "source", "no source is enabled; nothing will be recorded");
     }
@@ -258,13 +249,15 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     let kafka = kafka_table.as_ref().map(|table| {
         let around = output::Surroundings { streams: &streams, written: &forms, tags: &tags, sources: &sources };
         let output = output::read(table, &around, secrets);
-        Some(Kafka { output: output?, ..kafka::read(table, gateway_id, &streams, secrets)? })
+        let kafka = Kafka { output: output?, ..kafka::read(table, gateway_id, &streams, secrets)? };
+        kafka::check_delivery(table, &kafka, &streams);
+        Some(kafka)
     });
     if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
         (&queue_table, &queue, &kafka_table, &kafka)
     {
-        // At least once is the only delivery yet.
-        let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once: false };
+        let exactly_once = kafka.delivery != Delivery::AtLeastOnce;
+        let uplink = flash::Uplink { table: kafka_table, linger: kafka.linger, exactly_once };
         flash::warn(table, queue.window, &uplink);
     }
     if !root.has("kafka") {
@@ -285,6 +278,20 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
         },
         status: status?,
     })
+}
+
+/// The sources that are enabled; the others are checked as well.
+fn read_sources(written: &[(&Node, String)], around: &Surroundings<'_>, report: &Report) -> Vec<Source> {
+    let (mut taken, mut sources) = (Vec::new(), Vec::new());
+    let mut ports: Vec<(Port, String)> = Vec::new();
+    for (node, path) in written {
+        let Some(read) = source::read(node, path.clone(), around, &mut taken, report) else { continue };
+        if read.enabled {
+            refuse_shared_port(&read.source.kind, &read.source.name, node, path, &mut ports, report);
+            sources.push(read.source);
+        }
+    }
+    sources
 }
 
 /// Two sources cannot share a tty: each would take bytes from the other.

@@ -7,7 +7,9 @@ use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Budget, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls};
+use super::resolved::{
+    Budget, Delivery, DrainOrder, Encoding, Kafka, KafkaCompression, Output, Stream, Tls, Transactions,
+};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
 use super::storage;
@@ -54,10 +56,11 @@ pub(super) fn read(
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
-    let drain = read_drain(table, streams);
     let rate = storage::rate(table);
     let budget = table.table("budget", &BUDGET).map(|budget| read_budget(&budget));
-    table.word("delivery");
+    let delivery = read_delivery(table);
+    let drain = storage::drain_order(table);
+    refuse_newest_first(table, delivery.as_ref(), drain, streams);
     let properties = read_properties(table);
     Some(Kafka {
         brokers,
@@ -76,6 +79,7 @@ pub(super) fn read(
             Some(read) => Some(read?),
             None => None,
         },
+        delivery: delivery?,
         properties,
         output: Output::default(),
     })
@@ -93,6 +97,42 @@ fn warn_of_open_secret(table: &Table<'_>, sasl: &Node) {
     table.report.warning(&sasl.at, table.path_of("sasl"), format!("sends the {secret} in clear without kafka.tls"));
 }
 
+/// Longest `transactional-id`: the group ids that begin with it stay below Kafka's limit for names of files and topics.
+const TRANSACTIONAL_ID_CHARS_MAX: usize = 200;
+
+fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
+    let timeout = table.duration("transaction-timeout");
+    let id = if table.has("transactional-id") { Some(table.text("transactional-id")?) } else { None };
+    let exactly_once = table.word("delivery")? == "exactly-once";
+    if let Some(id) = &id {
+        let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        if id.is_empty() || id.len() > TRANSACTIONAL_ID_CHARS_MAX || !id.chars().all(is_allowed) {
+            table.refuse("transactional-id", "is no transactional id");
+        }
+    }
+    for key in ["transactional-id", "transaction-timeout"] {
+        if table.has(key) && !exactly_once {
+            let message = "has no effect without kafka.delivery = \"exactly-once\"".to_owned();
+            table.report.warning(&table.place_of(key), table.path_of(key), message);
+        }
+    }
+    Some(if exactly_once {
+        Delivery::ExactlyOnce(Transactions { id, timeout: timeout? })
+    } else {
+        Delivery::AtLeastOnce
+    })
+}
+
+/// Schemas are not registered by the thread that makes transactions.
+pub(super) fn check_delivery(table: &Table<'_>, kafka: &Kafka, streams: &[Stream]) {
+    let has_schema = streams.iter().any(|stream| kafka.output.form(&stream.name).encoding != Encoding::Json);
+    if has_schema && kafka.delivery != Delivery::AtLeastOnce {
+        let message =
+            "\"exactly-once\" goes with encoding = \"json\" only; avro and protobuf are not yet supported with it";
+        table.error(&table.place_of("delivery"), "delivery", message.to_owned());
+    }
+}
+
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
     let directory = if let Secrets::Read(directory) = secrets { directory } else { Path::new("") };
     let path = |key: &str| -> Option<PathBuf> {
@@ -106,22 +146,18 @@ fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
     Tls { ca: path("ca"), cert: path("cert"), key: path("key") }
 }
 
-fn read_drain(table: &Table<'_>, streams: &[Stream]) -> Option<DrainOrder> {
-    let drain = storage::drain_order(table);
-    if is_exactly_once(table) {
-        if drain == Some(DrainOrder::NewestFirst) {
-            table.error(&table.place_of("drain"), "drain", NOT_WITH_EXACTLY_ONCE.to_owned());
-        }
-        if let Some(stream) = streams.iter().find(|stream| stream.drain == Some(DrainOrder::NewestFirst)) {
-            let message = format!("stream {} has drain = {NOT_WITH_EXACTLY_ONCE}", quoted(&stream.name));
-            table.error(&table.place_of("delivery"), "delivery", message);
-        }
+/// All errors at once: also where other keys make no sense.
+fn refuse_newest_first(table: &Table<'_>, delivery: Option<&Delivery>, drain: Option<DrainOrder>, streams: &[Stream]) {
+    if !matches!(delivery, Some(Delivery::ExactlyOnce(_))) {
+        return;
     }
-    drain
-}
-
-fn is_exactly_once(table: &Table<'_>) -> bool {
-    matches!(table.get("delivery").map(|node| &node.kind), Some(Kind::Text(text)) if text == "exactly-once")
+    if drain == Some(DrainOrder::NewestFirst) {
+        table.error(&table.place_of("drain"), "drain", NOT_WITH_EXACTLY_ONCE.to_owned());
+    }
+    if let Some(stream) = streams.iter().find(|stream| stream.drain == Some(DrainOrder::NewestFirst)) {
+        let message = format!("stream {} has drain = {NOT_WITH_EXACTLY_ONCE}", quoted(&stream.name));
+        table.error(&table.place_of("delivery"), "delivery", message);
+    }
 }
 
 fn read_budget(table: &Table<'_>) -> Option<Budget> {

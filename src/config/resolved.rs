@@ -212,6 +212,8 @@ pub struct Kafka {
     pub rate: Rate,
     /// How much may go over the link.
     pub budget: Option<Budget>,
+    /// How often a record may arrive.
+    pub delivery: Delivery,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
     /// How records are written into messages.
@@ -238,6 +240,25 @@ pub struct Budget {
     pub reserve_percent: u8,
     /// The lowest priority that may use it.
     pub reserve_priority: u8,
+}
+
+/// `kafka.delivery`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// Every durable record arrives; after a crash some twice, with the same identity.
+    #[default]
+    AtLeastOnce,
+    /// Every durable record arrives once, for readers with `isolation.level=read_committed`.
+    ExactlyOnce(Transactions),
+}
+
+/// How transactions are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transactions {
+    /// `transactional.id`; `None`: made of the gateway id and the queue's identity.
+    pub id: Option<String>,
+    /// `transaction.timeout.ms`: how long Kafka waits for a transaction that its agent has left.
+    pub timeout: Duration,
 }
 
 /// `compression.type` of Kafka batches.

@@ -19,7 +19,7 @@ use super::error::Failure;
 use super::settings::{Refusal, producer_properties};
 use super::token::Tokens;
 use super::traffic::Traffic;
-use crate::config::Kafka;
+use crate::config::{Delivery, Kafka};
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ struct Inbox {
 }
 
 #[derive(Default)]
-struct Context {
+pub(super) struct Context {
     inbox: Mutex<Inbox>,
     /// Produce requests sent, as of the last statistics.
     requests: AtomicI64,
@@ -212,9 +212,9 @@ impl ProducerContext for Context {
     }
 }
 
-/// An idempotent producer.
+/// An idempotent producer, or a transactional one.
 pub struct Producer {
-    inner: BaseProducer<Context>,
+    pub(super) inner: BaseProducer<Context>,
 }
 
 impl Producer {
@@ -225,7 +225,12 @@ impl Producer {
     pub fn new(kafka: &Kafka, streams: usize, refusal: Refusal) -> Result<Self, ClientError> {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let inner = client_config(&properties)?
+        Self::from_properties(&properties, kafka)
+    }
+
+    /// A client with these properties; `kafka` says how it logs in.
+    pub(super) fn from_properties(properties: &[(String, String)], kafka: &Kafka) -> Result<Self, ClientError> {
+        let inner = client_config(properties)?
             .create_with_context(Context { tokens: Tokens::new(kafka), ..Context::default() })
             .map_err(|error| ClientError::Creation(error.to_string()))?;
         Ok(Self { inner })
@@ -237,7 +242,12 @@ impl Producer {
     /// As [`Producer::new`].
     pub fn check(kafka: &Kafka, streams: usize) -> Result<(), ClientError> {
         let offline = Kafka { brokers: Vec::new(), ..kafka.clone() };
-        Self::new(&offline, streams, Refusal::Stops).map(drop)
+        match &kafka.delivery {
+            Delivery::AtLeastOnce => Self::new(&offline, streams, Refusal::Stops).map(drop),
+            Delivery::ExactlyOnce(transactions) => {
+                Self::transactional(&offline, streams, "check", transactions.timeout).map(drop)
+            }
+        }
     }
 
     /// Hands a record to the client; copies it. Does not wait.

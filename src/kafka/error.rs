@@ -43,6 +43,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Not delivered for a reason that says nothing about the record.
+    pub(crate) fn retried(text: String) -> Self {
+        Self { class: Class::Retried, text, timestamp_refused: false }
+    }
+
+    /// Somebody must mend something.
+    pub(crate) fn held(text: String) -> Self {
+        Self { class: Class::Held, text, timestamp_refused: false }
+    }
+
     pub(super) fn from_code(code: Code) -> Self {
         Self { class: class_of(code), text: code.to_string(), timestamp_refused: code == Code::InvalidTimestamp }
     }

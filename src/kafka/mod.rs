@@ -14,6 +14,7 @@ mod settings;
 mod tls_files;
 mod token;
 mod traffic;
+mod transaction;
 
 pub use certificates::{Certificate, read_certificates};
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
@@ -25,3 +26,4 @@ pub(crate) use settings::{CAREFUL_BYTES_MAX, batch_bytes_max, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{FirstToExpire, Renewal, TlsFiles};
 pub use traffic::Traffic;
+pub use transaction::{Committed, CursorReader, Group, Remedy, Trouble};

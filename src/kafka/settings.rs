@@ -25,6 +25,9 @@ const CAREFUL_LINGER: Duration = Duration::from_millis(100);
 /// Most bytes handed to a careful client in one go: with the client's overhead they still are one batch.
 pub(crate) const CAREFUL_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
 
+/// How long a transactional client gathers.
+const TRANSACTION_LINGER: Duration = Duration::from_millis(2);
+
 /// What the client does when Kafka refuses a batch for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -99,6 +102,27 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     set("retry.backoff.max.ms", "10000".into());
     set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string());
     properties.extend(kafka.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+    properties
+}
+
+/// Every property of the transactional producer `id`.
+pub(super) fn transactional_properties(
+    kafka: &Kafka,
+    streams: usize,
+    id: &str,
+    timeout: Duration,
+) -> Vec<(String, String)> {
+    let mut properties = producer_properties(kafka, streams);
+    let asked = properties.iter().rev().find(|(name, _)| name == "socket.timeout.ms");
+    let asked_ms = asked.and_then(|(_, value)| value.parse::<u128>().ok());
+    let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
+    set("transactional.id", id.to_owned());
+    set("transaction.timeout.ms", timeout.as_millis().to_string());
+    // A transaction is given up before Kafka does it; the records are still in the queue.
+    set("message.timeout.ms", timeout.as_millis().to_string());
+    set("socket.timeout.ms", asked_ms.unwrap_or(SOCKET_TIMEOUT.as_millis()).min(timeout.as_millis()).to_string());
+    // A transaction's records are gathered before it begins.
+    set("linger.ms", TRANSACTION_LINGER.as_millis().to_string());
     properties
 }
 
@@ -187,6 +211,7 @@ mod tests {
             drain: Default::default(),
             rate: Default::default(),
             budget: None,
+            delivery: crate::config::Delivery::AtLeastOnce,
             properties: [("batch.size".to_owned(), "65536".to_owned())].into(),
             output: Default::default(),
         }

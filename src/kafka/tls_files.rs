@@ -165,6 +165,7 @@ mod tests {
             drain: Default::default(),
             rate: Default::default(),
             budget: None,
+            delivery: crate::config::Delivery::AtLeastOnce,
             properties: [].into(),
             output: Default::default(),
         }

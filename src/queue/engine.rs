@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub(super) dead_letters: VecDeque<DeadLetterRequest>,
     /// What operators ask for.
     pub(super) tasks: VecDeque<AdminRequest>,
+    /// Saves of the control state that somebody waits for.
+    pub(super) saves: super::transaction::Saves,
     /// Flushes asked for, and done with what result.
     pub(super) flush_wanted: u64,
     pub(super) flush_done: u64,
@@ -150,6 +152,7 @@ impl Inner {
             set_aside: VecDeque::new(),
             dead_letters: VecDeque::new(),
             tasks: VecDeque::new(),
+            saves: super::transaction::Saves::default(),
             flush_wanted: 0,
             flush_done: 0,
             flush_error: None,

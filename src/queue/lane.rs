@@ -167,10 +167,10 @@ impl Lanes {
         done
     }
 
-    /// Whether something through `through` is done here that was not done in `before`.
-    pub fn has_more_done_than(&self, before: &Self, through: Position) -> bool {
+    /// Whether something from `from` through `through` is done here that was not done in `before`.
+    pub fn has_more_done_than(&self, before: &Self, from: Position, through: Position) -> bool {
         before.lanes.iter().take_while(|(next, _)| *next <= through).any(|(next, end)| {
-            let mut at = *next;
+            let mut at = from.max(*next);
             while at < *end && at <= through {
                 let lane = self.lane_at(at);
                 if lane.next > at {
@@ -230,6 +230,21 @@ impl Lanes {
             }
             touch
         });
+    }
+
+    /// What is open in both. Where that would be more than [`LANES_MAX`] lanes: these, from the later cursor on.
+    pub fn common(&self, other: &Self) -> Self {
+        let pairs = self.lanes.iter().flat_map(|(next, end)| {
+            other.lanes.iter().map(|(other_next, other_end)| (*next.max(other_next), *end.min(other_end)))
+        });
+        let pairs: Vec<_> = pairs.filter(|(next, end)| next < end).collect();
+        Self::from_pairs(&pairs).unwrap_or_else(|_| {
+            let mut later = self.clone();
+            if let Some(done) = other.cursor().packed().checked_sub(1) {
+                later.remove_through(Position::from_packed(done));
+            }
+            later
+        })
     }
 
     /// The durable form: a version, a count, two packed positions (little endian) a lane; at most 258 bytes.
@@ -326,6 +341,7 @@ mod tests {
         Merge,
         StoreAndLoad,
         Apart(u64, u64),
+        Common(Vec<(bool, u64)>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -337,6 +353,7 @@ mod tests {
             Just(Step::Merge),
             Just(Step::StoreAndLoad),
             (0..64_u64, 0..64_u64).prop_map(|(first, end)| Step::Apart(first, end)),
+            proptest::collection::vec((any::<bool>(), 0..64_u64), 0..4).prop_map(Step::Common),
         ]
     }
 
@@ -380,6 +397,14 @@ mod tests {
                             prop_assert!(lane.end == at(end) || !open.contains(&lane.end.seq()), "{lanes:?}");
                         }
                     }
+                    Step::Common(others) => {
+                        let mut other = Lanes::from_cursor(at(0));
+                        for (split, seq) in others {
+                            if split { other.split_last(at(seq)); } else { other.ack(at(seq)); }
+                        }
+                        open.retain(|seq| !other.is_done(at(*seq)));
+                        lanes = lanes.common(&other);
+                    }
                     Step::StoreAndLoad => lanes = Lanes::decode(&lanes.encode()).unwrap(),
                 }
                 prop_assert!(Lanes::from_pairs(lanes.pairs()).is_ok(), "{lanes:?}");
@@ -388,7 +413,9 @@ mod tests {
                     let first = open.range(seq..).next().copied().unwrap_or(64.max(lanes.first_open(at(seq)).seq()));
                     prop_assert_eq!(lanes.first_open(at(seq)), at(first));
                     let more = open_before.range(..=seq).any(|s| !open.contains(s));
-                    prop_assert_eq!(lanes.has_more_done_than(&lanes_before, at(seq)), more, "through {}", seq);
+                    prop_assert_eq!(lanes.has_more_done_than(&lanes_before, at(0), at(seq)), more, "through {}", seq);
+                    let more = open_before.range(seq..).any(|s| !open.contains(s));
+                    prop_assert_eq!(lanes.has_more_done_than(&lanes_before, at(seq), at(63)), more, "from {}", seq);
                     let done = (20..=seq).filter(|s| !open.contains(s)).count() as u64;
                     prop_assert_eq!(lanes.done_positions(at(20), at(seq.max(19))), done, "20 to {}", seq);
                     let lane = lanes.lane_at(at(seq));

@@ -25,9 +25,11 @@ mod dropped;
 mod engine;
 pub mod epoch;
 pub mod error;
+mod flush;
 pub mod inspect;
 mod key_check;
 pub mod lane;
+mod lives;
 mod lock;
 mod newest_first;
 mod open;
@@ -44,6 +46,7 @@ mod store_thread;
 mod summary;
 mod tail;
 mod thin;
+mod transaction;
 mod types;
 
 use std::sync::Arc;
@@ -58,6 +61,7 @@ pub use self::dropped::Dropped;
 pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
+pub use self::lives::Lives;
 pub use self::newest_first::Newest;
 pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
@@ -133,6 +137,7 @@ impl Queue {
                 stream: Arc::clone(&stream.name),
                 lanes: lane::Lanes::from_cursor(Position::ZERO),
                 skipped: Vec::new(),
+                in_doubt: None,
             });
             StreamState::new(control, stream, start.run)
         });
@@ -246,44 +251,6 @@ impl Queue {
     /// record stays where it is then.
     pub fn set_aside(&self, stream: StreamIndex, position: Position, error: &str) -> Result<(), SetAsideError> {
         dead_letter::set_aside(self.inner(), stream, position, error)
-    }
-
-    /// Seals and fsyncs everything pushed before; blocks.
-    ///
-    /// # Errors
-    /// When the store fails or does not answer. The records stay in memory and are tried again.
-    pub fn flush(&self) -> Result<(), PeekError> {
-        let inner = self.inner();
-        let mut shared = inner.lock();
-        shared.flush_wanted += 1;
-        let ticket = shared.flush_wanted;
-        inner.store_wake.notify_one();
-        let deadline = Instant::now() + STORE_WAIT_MAX;
-        while shared.flush_done < ticket {
-            if matches!(shared.phase, Phase::Stopped(_) | Phase::Abandoned) {
-                return Err(PeekError::Closed);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() });
-            }
-            shared = Inner::wait(&inner.progress, shared, Some(left));
-        }
-        match &shared.flush_error {
-            Some((failed, reason)) if *failed >= ticket => Err(PeekError::Store { reason: reason.clone() }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Asks for an early group commit (MQTT sources whose acknowledgements are withheld). Does not wait.
-    pub fn request_flush(&self) {
-        let inner = self.inner();
-        let mut shared = inner.lock();
-        // One that is not begun yet covers this one.
-        if shared.flush_wanted == shared.flush_done {
-            shared.flush_wanted += 1;
-            inner.store_wake.notify_one();
-        }
     }
 
     /// Changes whenever more of the stream became durable or acknowledged: the highest position at and below which

@@ -57,8 +57,10 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 }
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
-    let skipped = stream.skipped.iter().map(|(at, records)| (Position::from_packed(*at), *records)).collect();
-    StreamControl { stream: Arc::clone(&stream.name), lanes: stream.lanes(), skipped }
+    let position = Position::from_packed;
+    let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
+    let in_doubt = stream.in_doubt.map(|(first, last)| (position(first), position(last)));
+    StreamControl { stream: Arc::clone(&stream.name), lanes: stream.lanes(), skipped, in_doubt }
 }
 
 /// The control state, which the store thread saves whether or not the blocks could be recovered.
@@ -74,10 +76,11 @@ impl Control {
             let name = &stream.stream;
             let lanes = stream.lanes.pairs().iter().map(|(next, end)| (next.packed(), end.packed())).collect();
             let skipped = stream.skipped.iter().map(|(at, records)| (at.packed(), *records)).collect();
+            let in_doubt = stream.in_doubt.map(|(first, last)| (first.packed(), last.packed()));
             if let Some(known) = self.state.streams.iter_mut().find(|known| known.name == *name) {
-                (known.lanes, known.skipped) = (lanes, skipped);
+                (known.lanes, known.skipped, known.in_doubt) = (lanes, skipped, in_doubt);
             } else {
-                let new = state::StreamState { name: Arc::clone(name), lanes, skipped, in_doubt: None };
+                let new = state::StreamState { name: Arc::clone(name), lanes, skipped, in_doubt };
                 self.state.streams.push(new);
             }
         }

@@ -1,6 +1,7 @@
 //! The store thread: the only one that touches the block store. A thin driver: it waits for work under the lock, does
 //! it without the lock, and puts the result back under the lock. Every call of the store is fenced, as the engine below may panic.
 
+mod control;
 mod fence;
 mod opening;
 mod sealing;
@@ -18,7 +19,7 @@ use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Sha
 use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
-use super::tail::{StreamControl, StreamState};
+use super::tail::StreamControl;
 use crate::metrics::ByKind;
 use crate::reading::{Position, Record};
 pub(super) use fence::error_text;
@@ -49,7 +50,7 @@ pub type SaveControl = Box<dyn FnMut(&[StreamControl]) -> anyhow::Result<()> + S
 pub struct Backend {
     /// Sweeps, recovers and opens the blocks; called again once after the store panicked.
     pub open: OpenStore,
-    /// Makes lanes and marks of all streams durable.
+    /// Makes lanes, marks and doubts of all streams durable.
     pub save: SaveControl,
 }
 
@@ -62,6 +63,7 @@ enum Work {
     Flush(u64),
     Read(ReadRequest),
     Administer(AdminRequest),
+    SaveControl,
     SaveCursors,
     Expire,
     Thin,
@@ -141,6 +143,7 @@ impl Driver {
                 }
                 Work::Read(request) => self.read(request),
                 Work::Administer(request) => self.administer(request),
+                Work::SaveControl => drop(self.save_control()),
                 Work::SaveCursors => {
                     let _ = self.save_cursors();
                 }
@@ -179,6 +182,9 @@ impl Driver {
         }
         if let Some(request) = shared.dead_letters.pop_front() {
             return Ok(Work::DeadLetter(request));
+        }
+        if shared.saves.is_wanted() {
+            return Ok(Work::SaveControl);
         }
         if shared.flush_wanted > shared.flush_done {
             // Without a store it fails at once and leaves the rest as it is.
@@ -317,31 +323,6 @@ impl Driver {
             Err(error) => self.failed(&error),
         }
         Ok(())
-    }
-
-    /// Makes lanes and marks durable; deletes nothing.
-    pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
-        let controls: Vec<StreamControl> = {
-            let shared = self.inner.lock();
-            shared.streams.iter().map(StreamState::control).chain(shared.unconfigured.iter().cloned()).collect()
-        };
-        let dir = self.dir();
-        let saved = self.fenced(|driver| {
-            (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
-        });
-        if let Err(error) = saved {
-            self.failed(&error);
-            return Err(error);
-        }
-        self.inner.metrics.queue_state_writes.inc();
-        let mut shared = self.inner.lock();
-        for (stream, control) in shared.streams.iter_mut().zip(&controls) {
-            stream.saved(control);
-        }
-        (shared.progress_bytes, shared.progress_since_ns) = (0, None);
-        let now_ns = self.inner.now_ns();
-        shared.note_progress(0, now_ns);
-        Ok(controls)
     }
 
     /// The last seal and cursor. Gives what went wrong.

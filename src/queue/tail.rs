@@ -6,6 +6,7 @@ mod handed;
 mod lanes;
 mod newer;
 mod thinning;
+mod transaction;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct StreamControl {
     pub lanes: Lanes,
     /// `(at, records)`: the first surviving record at or after `at` says that so many were removed before it.
     pub skipped: Vec<(Position, u64)>,
+    /// First and last position of the transaction whose outcome is not known.
+    pub in_doubt: Option<(Position, Position)>,
 }
 
 /// A record that is in memory only.
@@ -100,6 +103,7 @@ pub(super) struct StreamState {
     marks_durable: Vec<(Position, u64)>,
     /// What was handed to the uplink in this run.
     handed: Handed,
+    doubt: transaction::Doubt,
     newer: newer::Newer,
     /// How far blocks were read for the uplink in this run.
     fetched: handed::Highest,
@@ -130,6 +134,7 @@ impl StreamState {
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
             handed: Handed::default(),
+            doubt: transaction::Doubt::new(control.in_doubt),
             newer: newer::Newer::default(),
             fetched: handed::Highest::default(),
             decoded: None,
@@ -145,7 +150,12 @@ impl StreamState {
 
     /// What is to survive a restart.
     pub(super) fn control(&self) -> StreamControl {
-        StreamControl { stream: Arc::clone(&self.name), lanes: self.lanes.clone(), skipped: self.marks.clone() }
+        StreamControl {
+            stream: Arc::clone(&self.name),
+            lanes: self.lanes.clone(),
+            skipped: self.marks.clone(),
+            in_doubt: self.in_doubt(),
+        }
     }
 
     /// Gives the record its position and keeps it.
@@ -283,6 +293,7 @@ impl StreamState {
     pub(super) fn saved(&mut self, control: &StreamControl) {
         self.lanes_durable.clone_from(&control.lanes);
         self.marks_durable.clone_from(&control.skipped);
+        self.doubt.saved(control.in_doubt);
     }
 
     /// A record of a group that went to disk did not fit any block and was set aside.
@@ -303,7 +314,13 @@ impl StreamState {
     pub(super) fn cursor_is_due(&self) -> bool {
         let delivered_marks = self.marks_durable.iter().any(|mark| !self.marks.contains(mark));
         delivered_marks
-            || self.tried_through.is_some_and(|last| self.lanes.has_more_done_than(&self.lanes_durable, last))
+            || self.doubt.is_over()
+            || self.tried_through.is_some_and(|last| self.is_due_within(Position::ZERO, last))
+    }
+
+    /// Whether something from `from` through `through` is done and a crash would forget it.
+    fn is_due_within(&self, from: Position, through: Position) -> bool {
+        self.lanes.has_more_done_than(&self.lanes_durable, from, through)
     }
 
     /// Tells the watchers the highest position below which nothing can be lost.

@@ -3,7 +3,7 @@
 //! The thread that sends is the only one that polls.
 
 mod encoding;
-mod metering;
+mod limits;
 mod outlet;
 mod sending;
 mod tls;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event};
+use super::metering::Metering;
 use super::registrar::Registrar;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
@@ -24,7 +25,6 @@ use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::Queue;
 use crate::reading::Position;
-use metering::Metering;
 use outlet::Outlet;
 use tls::TlsWatch;
 

@@ -230,6 +230,23 @@ impl Lane {
         events
     }
 
+    /// Nothing of it can be sent, for a reason of this class: it waits, held where somebody must mend something.
+    pub fn put_off(&mut self, failure: Failure, now_ns: u64, chance: f64) -> Vec<Event> {
+        let mut events = Vec::new();
+        if failure.class == Class::Held {
+            self.hold(failure.text, now_ns, chance, &mut events);
+        } else {
+            self.wait(now_ns, chance);
+        }
+        events
+    }
+
+    /// What put it off is over.
+    pub fn goes_on(&mut self) -> Option<Event> {
+        self.attempt = 0;
+        self.held.take().map(|_| Event::Released)
+    }
+
     /// The client was destroyed: nothing in flight will be reported any more. What is known of a failure stays known.
     pub fn client_lost(&mut self, now_ns: u64, chance: f64) -> Vec<Event> {
         let mut events = Vec::new();

@@ -1,6 +1,6 @@
 //! Drains the queue into Kafka: one OS thread that peeks, encodes, sends, follows delivery reports and acknowledges.
 //!
-//! `drain` is the thread; `lane` decides per stream what may be sent and what follows from a failure, `delivery`
+//! `drain` is the thread, `transaction` the one that delivers exactly once; `lane` decides per stream what may be sent and what follows from a failure, `delivery`
 //! how far reports reach without a gap, `health` what status shows. The queue is the retry store: a record stays
 //! there until Kafka has reported it delivered, so the client may be destroyed at any time.
 
@@ -11,12 +11,14 @@ pub mod encode;
 mod gate;
 mod health;
 mod lane;
+mod metering;
 pub mod preflight;
 mod rate;
 mod reader;
 mod registrar;
 mod schema_cache;
 mod timestamp;
+mod transaction;
 mod watchdog;
 
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -27,6 +29,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Delivery;
 use crate::kafka::Producer;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -58,6 +61,10 @@ pub struct Pace {
     pub stall: Duration,
     /// Least time between two rebuilds of a client that is stuck.
     pub stall_interval: Duration,
+    /// With exactly once: how long an agent waits, give or take a fifth, when another has its transactional id.
+    pub fenced_wait: Duration,
+    /// With exactly once: a cursor is committed anew after so long, so that Kafka does not forget it.
+    pub cursor_refresh: Duration,
 }
 
 impl Default for Pace {
@@ -69,6 +76,8 @@ impl Default for Pace {
             rebuild_interval: Duration::from_secs(5),
             stall: Duration::from_secs(60),
             stall_interval: Duration::from_secs(300),
+            fenced_wait: Duration::from_secs(600),
+            cursor_refresh: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -128,7 +137,12 @@ impl Uplink {
         let thread = std::thread::Builder::new()
             .name("uplink".into())
             .spawn(move || {
-                drain::run(settings, pace, queue, metrics, stop, &shared);
+                match settings.kafka.delivery.clone() {
+                    Delivery::AtLeastOnce => drain::run(settings, pace, queue, metrics, stop, &shared),
+                    Delivery::ExactlyOnce(how) => {
+                        transaction::run(settings, how, pace, queue, metrics, stop, &shared);
+                    }
+                }
                 // Nobody waits any more where the join was given up.
                 let _ = finish.send(());
             })

@@ -55,6 +55,14 @@ impl RateLimit {
         limits.iter().flatten().map(Limiter::opens_at_ns).max().filter(|opens_ns| *opens_ns > now_ns)
     }
 
+    /// Records and bytes a second; where there is no limit, as many as can be.
+    pub fn per_second(&self) -> (usize, usize) {
+        let of = |limit: Option<Limiter>| {
+            limit.map_or(usize::MAX, |limit| usize::try_from(limit.per_second).unwrap_or(usize::MAX))
+        };
+        (of(self.records), of(self.bytes))
+    }
+
     /// A record of so many bytes was sent.
     pub fn took(&mut self, bytes: usize, now_ns: u64) {
         if let Some(limit) = &mut self.records {

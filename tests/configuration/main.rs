@@ -9,7 +9,9 @@ mod mistakes;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::config::{self, Broker, Durability, Encoding, Form, Retention, Shape, SourceKind, WhenFull};
+use forebay::config::{
+    self, Broker, Delivery, Durability, Encoding, Form, Retention, Shape, SourceKind, Transactions, WhenFull,
+};
 use proptest::prelude::*;
 
 /// The shape a user sees, without what is not yet supported.
@@ -194,4 +196,25 @@ proptest! {
             prop_assert!(!errors.to_string().contains("please report"), "{errors}");
         }
     }
+}
+
+#[test]
+fn exactly_once_is_configured_and_its_keys_say_when_they_do_nothing() {
+    let kafka = |lines: &str| parse(&format!("[kafka]\nbrokers = [\"k:1\"]\n{lines}"));
+    let delivery =
+        |lines: &str| kafka(lines).unwrap_or_else(|errors| panic!("{errors}")).config.kafka.unwrap().delivery;
+    let once = |id: Option<&str>, timeout_s| {
+        let timeout = Duration::from_secs(timeout_s);
+        Delivery::ExactlyOnce(Transactions { id: id.map(str::to_owned), timeout })
+    };
+    assert_eq!(delivery(""), Delivery::AtLeastOnce);
+    assert_eq!(delivery("delivery = \"exactly-once\""), once(None, 30));
+    let written = "delivery = \"exactly-once\"\ntransactional-id = \"truck-17\"\ntransaction-timeout = \"1min\"";
+    assert_eq!(delivery(written), once(Some("truck-17"), 60));
+    let idle = kafka("transactional-id = \"truck-17\"").unwrap();
+    assert!(idle.warnings.iter().any(|warning| warning.key == "kafka.transactional-id"), "{:?}", idle.warnings);
+    let errors = kafka("delivery = \"exactly-once\"\ntransactional-id = \"a b\"").unwrap_err().to_string();
+    assert!(errors.contains("4:20: kafka.transactional-id: \"a b\" is no transactional id"), "{errors}");
+    let errors = kafka("delivery = \"exactly-once\"\ntransaction-timeout = \"1s\"").unwrap_err().to_string();
+    assert!(errors.contains("kafka.transaction-timeout"), "{errors}");
 }

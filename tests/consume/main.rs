@@ -36,6 +36,7 @@ impl Topic {
             drain: Default::default(),
             rate: Default::default(),
             budget: None,
+            delivery: forebay::config::Delivery::AtLeastOnce,
             properties: [].into(),
             output: Default::default(),
         };

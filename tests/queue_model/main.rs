@@ -17,6 +17,7 @@ mod reader;
 mod retention;
 mod thin;
 mod thin_lanes;
+mod transaction;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;
 

@@ -160,6 +160,16 @@ impl Agent {
         self.signal(Signal::HUP);
     }
 
+    /// SIGSTOP: it does nothing and keeps its connections.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);

@@ -143,7 +143,7 @@ fn fields(value: &Value) -> Value {
 #[test]
 fn confluents_deserialisers_read_every_field() {
     let mut scene = Scene::new("others::encodings");
-    scene.kafka.topic("metrics", "3");
+    scene.kafka.topic(&["metrics", "3"]);
     let (units, mosquitto, registry) = (ModbusUnits::tcp(), Mosquitto::start(scene.dir()), StandIn::start());
     configure(&scene, &units, &mosquitto, &registry);
 

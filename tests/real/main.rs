@@ -13,6 +13,7 @@ mod cluster;
 mod kafka;
 mod ledger;
 mod line;
+mod once;
 mod others;
 mod process;
 mod scene;

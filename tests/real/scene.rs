@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forebay::kafka::Consumer;
 use forebay::kafka::account::Account;
+use forebay::kafka::{Consumer, Next, Start};
 
 use crate::agent::{Agent, StreamNow};
 use crate::ledger::{Ledger, Life};
@@ -27,6 +27,8 @@ pub struct Scene {
     lives: u32,
     promises: Vec<StreamNow>,
     began: Instant,
+    /// Further lines of `[kafka]`.
+    pub kafka_lines: &'static str,
 }
 
 impl Scene {
@@ -38,12 +40,21 @@ impl Scene {
     pub fn with(name: &'static str, start: impl FnOnce(&Path) -> Kafka) -> Self {
         let dir = tempfile::Builder::new().prefix("forebay-real-").tempdir().unwrap();
         let kafka = start(dir.path());
-        Self { name, kafka, uplink: None, dir, lives: 0, promises: Vec::new(), began: Instant::now() }
+        Self { name, kafka, uplink: None, dir, lives: 0, promises: Vec::new(), began: Instant::now(), kafka_lines: "" }
     }
 
     /// A gateway in `dir` that logs in as `uplink` says.
     pub fn logging_in(name: &'static str, dir: tempfile::TempDir, kafka: Kafka, uplink: String) -> Self {
-        Self { name, kafka, uplink: Some(uplink), dir, lives: 0, promises: Vec::new(), began: Instant::now() }
+        Self {
+            name,
+            kafka,
+            uplink: Some(uplink),
+            dir,
+            lives: 0,
+            promises: Vec::new(),
+            began: Instant::now(),
+            kafka_lines: "",
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -76,11 +87,13 @@ durability = "every-record"
 [kafka]
 {uplink}
 in-flight-bytes = "256 KiB"
+{kafka_lines}
 [status]
 listen = "127.0.0.1:0"
 "#,
             state = self.dir().join("state").display(),
             uplink = self.uplink.clone().unwrap_or_else(|| self.open_listener()),
+            kafka_lines = self.kafka_lines,
         );
         let file = self.dir().join("forebay.toml");
         std::fs::write(&file, text).unwrap();
@@ -174,10 +187,19 @@ listen = "127.0.0.1:0"
         let parsed = forebay::config::parse(&text, Path::new("reader.toml"));
         let config = parsed.unwrap_or_else(|errors| panic!("{errors}")).config;
         let consumer = Consumer::open(&config.kafka.unwrap(), topic, READ_MAX).unwrap();
-        let high: i64 = consumer.watermarks(READ_MAX).unwrap().iter().map(|(_, high)| high).sum();
-        for _ in 0..high {
-            let poll = || consumer.poll(Duration::from_millis(100)).unwrap();
-            account.add(&wait_for("the next record of the topic", READ_MAX, poll).value);
+        // Not every offset holds a record where there were transactions.
+        let mut left: Vec<i32> =
+            consumer.spans(Start::Beginning, READ_MAX).unwrap().iter().map(|span| span.partition).collect();
+        while !left.is_empty() {
+            let next =
+                || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
+            match wait_for("the next record of the topic", READ_MAX, next) {
+                Next::Record(received) => {
+                    account.add(&received.value);
+                }
+                Next::End(partition) => left.retain(|other| *other != partition),
+                Next::Nothing => {}
+            }
         }
     }
 

@@ -27,16 +27,17 @@ struct Node {
 impl Kafka {
     /// Starts a node with the topics `telemetry` and `alarms`.
     pub fn start(dir: &Path) -> Self {
-        let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings: Vec::new() }]);
-        for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
-            kafka.topic(topic, partitions);
-        }
-        kafka
+        Self::start_with(dir, &[])
     }
 
-    /// Makes a topic whose partitions have one copy.
-    pub fn topic(&self, name: &str, partitions: &str) {
-        output(script("kafka").arg("topic").arg(&self.nodes[0].dir).args([name, partitions]));
+    /// The same with broker settings `NAME=VALUE`.
+    pub fn start_with(dir: &Path, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let kafka = Self::of(vec![Node { dir: dir.join("kafka"), port: 0, settings }]);
+        for (topic, partitions) in [("telemetry", "3"), ("alarms", "1")] {
+            kafka.topic(&[topic, partitions]);
+        }
+        kafka
     }
 
     /// Starts three nodes with the same topics, each partition on all of them, of which two must have a record.

@@ -8,6 +8,7 @@ mod encodings;
 mod memory;
 mod newer;
 mod newest_first;
+mod once;
 mod rate;
 #[path = "../yardstick/rewriting.rs"]
 mod rewriting;
@@ -35,6 +36,8 @@ const PACE: Pace = Pace {
     rebuild_interval: Duration::from_millis(50),
     stall: Duration::from_secs(60),
     stall_interval: Duration::from_secs(300),
+    fenced_wait: Duration::from_secs(600),
+    cursor_refresh: Duration::from_secs(24 * 3600),
 };
 /// 2026-11-22T12:00:00Z.
 const NOW_MS: i64 = 1_795_348_800_000;
@@ -80,6 +83,7 @@ impl Bench {
             drain: Default::default(),
             rate: Default::default(),
             budget: None,
+            delivery: forebay::config::Delivery::AtLeastOnce,
             properties: [
                 ("reconnect.backoff.ms", "50"),
                 ("reconnect.backoff.max.ms", "100"),

@@ -38,7 +38,7 @@ fn a_rate_in_bytes_holds_for_all_streams_together() {
     assert!(took >= least, "{bytes} bytes in {took:?}");
 }
 
-fn budget(bench: &mut Bench) {
+pub(super) fn budget(bench: &mut Bench) {
     bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
     bench.settings.kafka.compression = KafkaCompression::None;
     bench.settings.kafka.budget =

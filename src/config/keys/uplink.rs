@@ -26,9 +26,23 @@ pub(in crate::config) static KAFKA: Section = Section {
         ),
         key(
             "delivery",
-            Kind::Word(&["at-least-once"], &["exactly-once"]),
+            Kind::Word(&["at-least-once", "exactly-once"], &[]),
             Is("at-least-once"),
-            "Every durable record reaches Kafka; after a crash some twice, with the same identity.",
+            "Every durable record reaches Kafka: after a crash some twice, with the same identity, or in transactions each \
+             once for `read_committed` readers ([exactly once](exactly-once.md)).",
+        ),
+        key(
+            "transactional-id",
+            Kind::Text("1 to 200 letters, digits, `-`, `_`, `.`"),
+            Words("`GATEWAY.QUEUE`: `gateway.id` and the first 8 digits of the queue's identity"),
+            "With `exactly-once`: names the transactions; the consumer groups `ID.STREAM` keep the queue's cursors.",
+        ),
+        key(
+            "transaction-timeout",
+            Kind::Duration(5_000, 900_000),
+            Is("30s"),
+            "With `exactly-once`: after so long Kafka gives a transaction up whose agent is gone. Until then it holds \
+             `read_committed` readers of the same partitions.",
         ),
         key(
             "drain",
@@ -63,14 +77,18 @@ pub(in crate::config) static KAFKA: Section = Section {
             Words("none"),
             "Further librdkafka properties; those that the agent's promises rest on are refused.",
         ),
-        key("rate", Kind::Table("`{ records, bytes }`"), Words("none"), "How fast all streams together may be sent."),
+        key(
+            "rate",
+            Kind::Table("`{ records, bytes }`"),
+            Words("none"),
+            "How fast all streams together may be sent; with `exactly-once` in goes of a second.",
+        ),
         key(
             "budget",
             Kind::Table("`{ day, month, reserve, reserve-priority }`"),
             Words("none"),
             "How much may go over a metered link.",
         ),
-        later("transactional-id", "For exactly once."),
         later("dead-letter-topic", "A topic for records that Kafka refuses."),
     ],
 };

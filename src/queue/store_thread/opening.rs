@@ -21,7 +21,12 @@ impl Driver {
                 tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
                 if !shared.unconfigured.iter().any(|control| control.stream == held.stream) {
                     let lanes = Lanes::from_cursor(Position::ZERO);
-                    shared.unconfigured.push(StreamControl { stream: held.stream, lanes, skipped: Vec::new() });
+                    shared.unconfigured.push(StreamControl {
+                        stream: held.stream,
+                        lanes,
+                        skipped: Vec::new(),
+                        in_doubt: None,
+                    });
                 }
                 continue;
             };

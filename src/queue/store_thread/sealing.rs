@@ -65,6 +65,7 @@ impl Driver {
 
     /// Makes blocks of the cuts and appends them; only then they leave the tail.
     fn write(&mut self, cuts: &[Cut]) -> Result<(), StoreError> {
+        self.note_doubts(cuts)?;
         let mut blocks: Vec<SealedBlock> = Vec::new();
         let mut bytes_of = Vec::with_capacity(cuts.len());
         let mut refused: Vec<(usize, Record)> = Vec::new();

@@ -22,7 +22,7 @@ fn stream(lanes: &[(Position, Position)], skipped: Vec<(Position, u64)>) -> Stre
         rate: Default::default(),
     };
     let lanes = Lanes::from_pairs(lanes).unwrap();
-    StreamState::new(StreamControl { stream: Arc::clone(&stream.name), lanes, skipped }, &stream, 2)
+    StreamState::new(StreamControl { stream: Arc::clone(&stream.name), lanes, skipped, in_doubt: None }, &stream, 2)
 }
 
 fn block(first: u64, last: u64) -> Header {

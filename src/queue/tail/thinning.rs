@@ -18,12 +18,14 @@ impl StreamState {
     }
 
     /// Ranges `[from, end)` of which nothing was handed to the uplink in this run, nor is on its way to it, nor is done:
-    /// the ends of lanes, which are read in order. What is between lanes was delivered, and neither gives way to anything
-    /// nor bears what did, so that thinning keeps inside one range.
+    /// the ends of lanes, which are read in order. Nor may it have been delivered by a transaction of an earlier run whose
+    /// outcome is not known. What is between lanes was delivered, and neither gives way to anything nor bears what did, so
+    /// that thinning keeps inside one range.
     pub(in crate::queue) fn untouched(&self) -> Vec<(Position, Position)> {
+        let in_doubt = self.in_doubt().map(|(_, last)| last);
         let range = |(next, end): &(Position, Position)| {
             let start = self.lanes.lane_at(*next).start;
-            let touched = self.handed.through(start, *end).max(self.fetched.within(start, *end));
+            let touched = self.handed.through(start, *end).max(self.fetched.within(start, *end)).max(in_doubt);
             let from = touched.map_or(*next, |touched| touched.next().max(*next));
             (from < *end).then_some((from, *end))
         };
@@ -53,4 +55,37 @@ pub(super) fn records_done(held: &Held, lanes: &Lanes) -> u64 {
     };
     // The last one waits.
     done.min(held.records.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Durability, Retention, Stream};
+    use crate::queue::StreamControl;
+    use crate::queue::lane::Lanes;
+
+    #[test]
+    fn what_an_earlier_runs_transaction_may_have_delivered_is_not_thinned() {
+        let stream = Stream {
+            name: "telemetry".into(),
+            topic: "telemetry".into(),
+            priority: 0,
+            drain: None,
+            rate: Default::default(),
+            durability: Durability::Window,
+            retention: Retention::default(),
+        };
+        let doubt = (Position::new(1, 3), Position::new(1, 9));
+        let control = |in_doubt| StreamControl {
+            stream: "telemetry".into(),
+            lanes: Lanes::from_cursor(Position::new(1, 3)),
+            skipped: Vec::new(),
+            in_doubt,
+        };
+        assert_eq!(
+            StreamState::new(control(Some(doubt)), &stream, 2).untouched(),
+            [(Position::new(1, 10), Position::END)]
+        );
+        assert_eq!(StreamState::new(control(None), &stream, 2).untouched(), [(Position::new(1, 3), Position::END)]);
+    }
 }

@@ -5,7 +5,6 @@ use crate::config::{Durability, KafkaCompression, Retention};
 
 fn kafka() -> Kafka {
     Kafka {
-        output: Default::default(),
         brokers: vec!["a:9092".into()],
         client_id: "truck-17".into(),
         tls: None,
@@ -17,6 +16,8 @@ fn kafka() -> Kafka {
         rate: Default::default(),
         budget: None,
         properties: [].into(),
+        output: Default::default(),
+        delivery: Default::default(),
     }
 }
 

@@ -1,17 +1,16 @@
-//! What the drain may send now: rates, the window that fits the link, and the budget of a metered link, which outlives
-//! restarts in a small file.
+//! What all streams together may send now: their rate, and the budget of a metered link, which outlives restarts in a
+//! small file.
 
 use std::path::{Path, PathBuf};
 
-use super::{Drain, Outlet};
+use super::budget::{Budget, Now, Used};
+use super::rate::RateLimit;
 use crate::clock::{Clock, boot_ns, wall_us};
 use crate::config::{Budget as Limits, Rate};
 use crate::kafka::Traffic;
 use crate::metrics::Metrics;
 use crate::queue::write_atomically;
 use crate::reading::Trust;
-use crate::uplink::budget::{Budget, Now, Used};
-use crate::uplink::rate::RateLimit;
 
 /// The file in the state directory.
 const FILE: &str = "uplink-budget";
@@ -25,9 +24,9 @@ const RATIO_MAX: f64 = 20.0;
 
 /// The budget and what is known of the link's cost.
 #[derive(Debug)]
-pub(super) struct Metering {
+pub struct Metering {
     /// All streams together.
-    pub(super) rate: RateLimit,
+    rate: RateLimit,
     budget: Option<Budget>,
     path: PathBuf,
     clock: Clock,
@@ -49,7 +48,8 @@ pub(super) struct Metering {
 }
 
 impl Metering {
-    pub(super) fn new(rate: Rate, limits: Option<Limits>, tls: bool, state_dir: &Path) -> Self {
+    /// Goes on with what the file says was used. `tls`: the link is encrypted, which costs bytes.
+    pub fn new(rate: Rate, limits: Option<Limits>, tls: bool, state_dir: &Path) -> Self {
         let (path, clock) = (state_dir.join(FILE), Clock::new());
         let budget = limits.map(|limits| Budget::new(limits, load(&path), now_of(&clock)));
         Self {
@@ -75,6 +75,31 @@ impl Metering {
         self.budget.as_mut().is_some_and(|budget| budget.left(priority, 0, now) == 0)
     }
 
+    /// Payload bytes that a stream of this priority may send in one go, at most `most`; 0: none. `is_lowest`: it is the one
+    /// that a budget keeps back first.
+    pub fn turn_bytes(&mut self, priority: u8, is_lowest: bool, most: usize, metrics: &Metrics) -> usize {
+        let allowed = self.allowance_bytes(priority);
+        if allowed == 0 {
+            if self.is_exhausted(priority) {
+                self.note_exhausted(true, metrics);
+            }
+        } else if is_lowest {
+            self.note_exhausted(false, metrics);
+        }
+        usize::try_from(allowed).unwrap_or(usize::MAX).min(most)
+    }
+
+    /// When the rates let a stream with this rate of its own send, where they do not now.
+    pub fn closed_until_ns(&self, stream: &RateLimit, now_ns: u64) -> Option<u64> {
+        [self.rate.closed_until_ns(now_ns), stream.closed_until_ns(now_ns)].into_iter().flatten().max()
+    }
+
+    /// What one go may have where it is all sent at once: a second of the rates. Records and bytes.
+    pub fn burst(&self, stream: &RateLimit) -> (usize, usize) {
+        let (all, own) = (self.rate.per_second(), stream.per_second());
+        (all.0.min(own.0), all.1.min(own.1))
+    }
+
     /// Payload bytes that a stream of this priority may hand to the client now.
     fn allowance_bytes(&mut self, priority: u8) -> u64 {
         let (pending, now) = ((self.pending_bytes as f64 * self.ratio) as u64, now_of(&self.clock));
@@ -84,14 +109,15 @@ impl Metering {
         }
     }
 
-    pub(super) fn sent(&mut self, bytes: usize, now_ns: u64) {
+    /// So many bytes of payload were handed to the client.
+    pub fn sent(&mut self, bytes: usize, now_ns: u64) {
         self.rate.took(bytes, now_ns);
         self.pending_bytes += bytes as u64;
         self.sent_bytes += bytes as u64;
     }
 
     /// The client told its sums; so many bytes of payload are in flight.
-    pub(super) fn counted(&mut self, traffic: Traffic, in_flight_bytes: usize, metrics: &Metrics) {
+    pub fn counted(&mut self, traffic: Traffic, in_flight_bytes: usize, metrics: &Metrics) {
         let wire_bytes = traffic.wire_bytes(self.tls).saturating_sub(self.counted.wire_bytes(self.tls));
         self.counted = traffic;
         metrics.uplink_wire_bytes.inc_by(wire_bytes);
@@ -109,7 +135,7 @@ impl Metering {
     }
 
     /// The client is gone: what it did not tell any more is estimated.
-    pub(super) fn client_gone(&mut self, metrics: &Metrics) {
+    pub fn client_gone(&mut self, metrics: &Metrics) {
         let wire_bytes = (self.pending_bytes as f64 * self.ratio) as u64;
         (self.counted, self.compared_bytes) = (Traffic::default(), (0, 0));
         (self.pending_bytes, self.in_flight_bytes, self.sent_bytes) = (0, 0, 0);
@@ -144,46 +170,6 @@ impl Metering {
                 false => tracing::info!("budget of the link allows to send again"),
             }
         }
-    }
-}
-
-impl Drain<'_> {
-    /// Payload bytes that a stream may send in this turn; 0: none.
-    pub(super) fn turn_bytes(&mut self, place: usize, turn_bytes_max: usize) -> usize {
-        let allowed = self.metering.allowance_bytes(self.outlets[place].priority);
-        if allowed == 0 {
-            if self.metering.is_exhausted(self.outlets[place].priority) {
-                self.metering.note_exhausted(true, &self.metrics);
-            }
-        } else if place == self.lowest_place() {
-            self.metering.note_exhausted(false, &self.metrics);
-        }
-        usize::try_from(allowed).unwrap_or(usize::MAX).min(turn_bytes_max)
-    }
-
-    /// The stream that a budget keeps back first.
-    fn lowest_place(&self) -> usize {
-        let places = self.outlets.iter().enumerate();
-        places.min_by_key(|(_, outlet)| outlet.priority).map_or(0, |(place, _)| place)
-    }
-
-    /// When the rates let a stream send, where they do not now.
-    pub(super) fn rate_closed_until_ns(&self, outlet: &Outlet, now_ns: u64) -> Option<u64> {
-        let closed = [self.metering.rate.closed_until_ns(now_ns), outlet.rate.closed_until_ns(now_ns)];
-        closed.into_iter().flatten().max()
-    }
-
-    /// After reports were served: how fast each stream's link is.
-    pub(super) fn measure_links(&mut self) {
-        let now_ns = boot_ns();
-        for outlet in &mut self.outlets {
-            let delivered = std::mem::take(&mut outlet.delivered_bytes);
-            outlet.link.look(delivered, outlet.lane.in_flight().0 > 0, now_ns);
-        }
-    }
-
-    pub(super) fn in_flight_bytes(&self) -> usize {
-        self.outlets.iter().map(|outlet| outlet.lane.in_flight().1).sum()
     }
 }
 

@@ -1,0 +1,53 @@
+//! The control state: what of every stream is delivered, marked and in doubt, made durable.
+
+use super::{Driver, error_text};
+use crate::queue::seal::Cut;
+use crate::queue::store::StoreError;
+use crate::queue::store_thread::fence::failed;
+use crate::queue::tail::{StreamControl, StreamState};
+
+impl Driver {
+    /// Makes lanes, marks and doubts durable; deletes nothing.
+    pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
+        let (ticket, controls): (u64, Vec<StreamControl>) = {
+            let shared = self.inner.lock();
+            let streams = shared.streams.iter().map(StreamState::control);
+            (shared.saves.wanted, streams.chain(shared.unconfigured.iter().cloned()).collect())
+        };
+        let dir = self.dir();
+        let saved = self.fenced(|driver| {
+            (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
+        });
+        if let Err(error) = saved {
+            self.inner.lock().saves.failed(ticket, error_text(&error));
+            self.inner.progress.notify_all();
+            self.failed(&error);
+            return Err(error);
+        }
+        self.inner.metrics.queue_state_writes.inc();
+        let mut shared = self.inner.lock();
+        for (stream, control) in shared.streams.iter_mut().zip(&controls) {
+            stream.saved(control);
+        }
+        shared.saves.done(ticket);
+        (shared.progress_bytes, shared.progress_since_ns) = (0, None);
+        let now_ns = self.inner.now_ns();
+        shared.note_progress(0, now_ns);
+        drop(shared);
+        self.inner.progress.notify_all();
+        Ok(controls)
+    }
+
+    /// A record of an open transaction is about to be on disk, where a crash leaves it: that the transaction's outcome
+    /// may be unknown has to be durable before.
+    pub(super) fn note_doubts(&mut self, cuts: &[Cut]) -> Result<(), StoreError> {
+        let due = {
+            let shared = self.inner.lock();
+            cuts.iter().any(|cut| {
+                let first = cut.records.first().map_or(cut.last, |record| record.position);
+                shared.streams[cut.stream].doubt_is_due(first, cut.last)
+            })
+        };
+        if due { self.save_control().map(drop) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,176 @@
+//! The client and its connection: reports, the steps of a transaction that Kafka answers, and whether the link is up.
+
+use std::time::Duration;
+
+use super::cursor::Cursor;
+use super::session::{Event as Turn, Outcome};
+use super::thread::{Exactly, SLICE};
+use crate::clock::boot_ns;
+use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Renewal, Trouble};
+use crate::metrics::ByKind;
+use crate::reading::Position;
+
+/// Longest wait for reports in one go.
+const POLL_MAX: Duration = Duration::from_millis(20);
+/// How often the TLS files are looked at.
+const TLS_LOOK_NS: u64 = 30_000_000_000;
+
+impl Exactly<'_> {
+    /// Serves the client's callbacks.
+    pub(super) fn poll(&mut self, client: &Producer, wait: Duration) -> Option<Turn> {
+        client.poll(wait, &mut self.reports, &mut self.notices);
+        for notice in std::mem::take(&mut self.notices) {
+            match notice {
+                Notice::Connected => self.connected(),
+                Notice::AllBrokersDown => self.disconnected("all brokers are down".into()),
+                Notice::Requested => {}
+                Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
+                Notice::Trouble(failure) => {
+                    let kind = failure.class.as_str();
+                    self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
+                    tracing::debug!(error = %failure, class = kind, "kafka client");
+                    self.health().error(failure.text);
+                }
+            }
+        }
+        let reports = std::mem::take(&mut self.reports);
+        for report in reports {
+            // Those of a transaction that was aborted come late and are of no interest.
+            let Some(open) = &mut self.open else { continue };
+            let number = report.token.wrapping_sub(open.first_token);
+            if number >= open.records.len() {
+                continue;
+            }
+            open.reported += 1;
+            if let Some(failure) = report.failure
+                && open.failure.is_none()
+            {
+                self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
+                open.failure = Some((Some(number), failure));
+            }
+        }
+        let trouble = client.fatal_trouble()?;
+        self.health().error(trouble.failure.text);
+        let fenced = trouble.remedy == Remedy::Fenced;
+        Some(self.session.lost_client(fenced, boot_ns(), fastrand::f64()))
+    }
+
+    /// Waits for reports.
+    pub(super) fn deliver(&mut self, client: &Producer) -> Option<Turn> {
+        let Some(open) = &self.open else {
+            return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
+        };
+        let before = open.reported;
+        if before < open.records.len() {
+            let turn = self.poll(client, self.waited);
+            if turn.is_some() {
+                return turn;
+            }
+        }
+        let open = self.open.as_ref()?;
+        let none = open.reported == before;
+        self.waited = if none { (self.waited * 2).clamp(Duration::from_millis(1), POLL_MAX) } else { Duration::ZERO };
+        match &open.failure {
+            Some((_, failure)) => {
+                let (failure, times_out) = (failure.clone(), failure.class == Class::Retried);
+                self.fail_open(failure, times_out);
+            }
+            None if open.reported >= open.records.len() => self.session.delivered(),
+            None => {}
+        }
+        None
+    }
+
+    /// Puts the cursor behind the transaction's records into it.
+    pub(super) fn offset(&mut self, client: &Producer) -> Option<Turn> {
+        let open = self.open.as_ref()?;
+        let outlet = &self.outlets[open.place];
+        if Duration::from_nanos(boot_ns().saturating_sub(open.began_ns)) >= self.how.timeout {
+            self.fail_open(Failure::retried("the cursor was not taken in time".into()), true);
+            return None;
+        }
+        let (Some(mut lanes), Some(group)) = (self.queue.lanes(outlet.index), &outlet.group) else {
+            return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
+        };
+        if let Some((_, last)) = open.range {
+            // What is not read over is not in front of what was sent.
+            lanes.ack_range(Position::ZERO, last, |_| false);
+        }
+        let doubtful = outlet.doubtful.filter(|(first, last)| lanes.first_open(*first) <= *last);
+        let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful };
+        let sent = client.send_cursor(group, &outlet.topic, &cursor.encode(), SLICE);
+        self.ended(sent)
+    }
+
+    /// How a call of the client ended.
+    pub(super) fn ended(&mut self, answer: Result<(), Trouble>) -> Option<Turn> {
+        let outcome = match answer {
+            Ok(()) => {
+                self.connected();
+                Outcome::Done
+            }
+            Err(trouble) => {
+                let kind = trouble.failure.class.as_str();
+                self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
+                tracing::debug!(error = %trouble, remedy = ?trouble.remedy, class = kind, "transaction");
+                if let Some(open) = &mut self.open
+                    && open.failure.is_none()
+                    && trouble.remedy == Remedy::Abort
+                {
+                    open.failure = Some((None, trouble.failure.clone()));
+                }
+                self.health().error(trouble.failure.text);
+                match trouble.remedy {
+                    Remedy::Again => Outcome::Again,
+                    Remedy::Abort => Outcome::Abort,
+                    Remedy::Rebuild => Outcome::Lost,
+                    Remedy::Fenced => Outcome::Fenced,
+                }
+            }
+        };
+        self.session.ended(outcome, boot_ns(), fastrand::f64())
+    }
+
+    pub(super) fn connected(&mut self) {
+        let mut health = self.health();
+        if health.is_up() {
+            return;
+        }
+        let again = health.connected();
+        drop(health);
+        if again {
+            self.metrics.uplink_reconnects.inc();
+        }
+        self.metrics.uplink_up.set(1);
+        self.queue.set_uplink_up(true);
+    }
+
+    pub(super) fn disconnected(&mut self, error: String) {
+        let mut health = self.health();
+        health.error(error);
+        health.disconnected();
+        drop(health);
+        self.metrics.uplink_up.set(0);
+        self.queue.set_uplink_up(false);
+    }
+
+    pub(super) fn look_at_tls_files(&mut self) {
+        let now_ns = boot_ns();
+        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
+            return;
+        }
+        self.tls_looked_ns = now_ns;
+        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
+            Renewal::None => return,
+            Renewal::Ready => {
+                self.renew = true;
+                "applied"
+            }
+            Renewal::Unusable(error) => {
+                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
+                "refused"
+            }
+        };
+        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
+    }
+}

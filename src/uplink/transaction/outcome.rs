@@ -1,0 +1,141 @@
+//! What came of a transaction, told to the queue and to the stream's lane.
+
+use super::session::Event as Turn;
+use super::thread::Exactly;
+use crate::clock::boot_ns;
+use crate::kafka::{Class, Failure};
+use crate::metrics::{ByKind, ByStream};
+use crate::reading::Position;
+use crate::uplink::lane::Event;
+
+impl Exactly<'_> {
+    fn count(&self, kind: &'static str) {
+        self.metrics.uplink_transactions.get_or_create(&ByKind { kind }).inc();
+    }
+
+    pub(super) fn committed(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        let now_ns = boot_ns();
+        self.count("committed");
+        self.metrics.uplink_possible_duplicates.inc_by(open.doubtful);
+        self.size.took(open.bytes, now_ns.saturating_sub(open.began_ns));
+        let outlet = &mut self.outlets[open.place];
+        outlet.committed_ns = Some(now_ns);
+        let mut through: Option<Position> = None;
+        let mut events = Vec::new();
+        for sent in &open.records {
+            outlet.timestamps.accepted(sent.timestamp_ms);
+            for event in outlet.lane.reported(sent.serial, None, now_ns, fastrand::f64()) {
+                match event {
+                    Event::Acknowledged(sent) => through = Some(sent.position),
+                    event => events.push(event),
+                }
+            }
+        }
+        let (index, stream) = (outlet.index, outlet.name.clone());
+        if let Some(through) = through {
+            self.queue.ack(index, through);
+        }
+        let lanes = self.queue.lanes(index);
+        outlet.doubtful = outlet
+            .doubtful
+            .filter(|(first, last)| lanes.as_ref().is_some_and(|lanes| lanes.first_open(*first) <= *last));
+        self.queue.end_transaction(index);
+        let delivered = open.count;
+        self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(delivered);
+        self.metrics.uplink_in_flight_records.set(0);
+        self.follow(open.place, events);
+    }
+
+    pub(super) fn aborted(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.count("aborted");
+        self.metrics.uplink_in_flight_records.set(0);
+        let (culprit, failure) =
+            open.failure.unwrap_or_else(|| (None, Failure::retried("transaction was aborted".into())));
+        let now_ns = boot_ns();
+        let outlet = &mut self.outlets[open.place];
+        if failure.class == Class::Retried {
+            self.size.timed_out();
+        }
+        if failure.class == Class::Held {
+            // Whether the topic is there is asked before the next.
+            outlet.committed_ns = None;
+        }
+        let mut events = Vec::new();
+        for (number, sent) in open.records.iter().enumerate() {
+            let own = culprit.is_none_or(|culprit| culprit == number);
+            let failure = if own { failure.clone() } else { Failure::retried(failure.text.clone()) };
+            events.extend(outlet.lane.reported(sent.serial, Some(failure), now_ns, fastrand::f64()));
+        }
+        if open.range.is_some() {
+            self.queue.end_transaction(outlet.index);
+        } else {
+            events.extend(outlet.lane.put_off(failure, now_ns, fastrand::f64()));
+        }
+        self.follow(open.place, events);
+    }
+
+    /// The client is gone, and what became of the open transaction is not known.
+    pub(super) fn lost(&mut self, turn: Turn) {
+        if self.open.take().is_some_and(|open| open.range.is_some()) {
+            self.count("unknown");
+        }
+        self.metrics.uplink_client_rebuilds.inc();
+        self.metrics.uplink_in_flight_records.set(0);
+        let (now_ns, chance) = (boot_ns(), fastrand::f64());
+        for place in 0..self.outlets.len() {
+            let outlet = &mut self.outlets[place];
+            outlet.committed_ns = None;
+            outlet.group = None;
+            let events = outlet.lane.client_lost(now_ns, chance);
+            self.follow(place, events);
+            self.outlets[place].forget_ready();
+        }
+        if turn != Turn::Fenced {
+            let error = self.health().status().last_error.unwrap_or_default();
+            tracing::warn!(error, "kafka client is built anew; sending goes on at Kafka's cursor");
+            return;
+        }
+        self.metrics.uplink_fenced.set(1);
+        let reason =
+            format!("another agent delivers as transactional id {:?}; nothing is lost here meanwhile", self.id);
+        for outlet in &self.outlets {
+            self.health().hold(&outlet.name, reason.clone());
+        }
+    }
+
+    pub(super) fn follow(&mut self, place: usize, events: Vec<Event>) {
+        for event in events {
+            let outlet = &self.outlets[place];
+            match event {
+                Event::Acknowledged(through) => self.queue.ack(outlet.index, through.position),
+                Event::Held(reason) => self.health().hold(&outlet.name, reason),
+                Event::Released => self.health().release(&outlet.name),
+                Event::SetAside(position, error) => self.set_aside(place, position, &error),
+                // The session finds that out by itself.
+                Event::Rebuild(_) => {}
+            }
+        }
+        let outlet = &mut self.outlets[place];
+        if outlet.lane.take_rewound() {
+            outlet.forget_ready();
+        }
+    }
+
+    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
+    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let outlet = &mut self.outlets[place];
+        let events = match self.queue.set_aside(outlet.index, position, error) {
+            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
+            Err(failed) => {
+                let reason = format!("poison record {position} ({error}) stays: {failed}");
+                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
+            }
+        };
+        self.follow(place, events);
+    }
+}

@@ -1,0 +1,186 @@
+//! One stream on its way into transactions, and the transaction that is open.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::cursor::Range;
+use crate::config::Stream;
+use crate::kafka::{Failure, Group};
+use crate::queue::StreamIndex;
+use crate::reading::{Lineage, Record};
+use crate::uplink::encode::Encoder;
+use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::rate::RateLimit;
+use crate::uplink::timestamp::Timestamps;
+
+/// A stream as the thread knows it.
+pub(super) struct Outlet {
+    pub(super) name: String,
+    pub(super) topic: String,
+    pub(super) priority: u8,
+    pub(super) index: StreamIndex,
+    pub(super) lane: Lane,
+    pub(super) rate: RateLimit,
+    pub(super) encoder: Encoder,
+    /// Read and not yet sent: of one lane, one run, one lineage.
+    pub(super) ready: VecDeque<Record>,
+    pub(super) ready_bytes: usize,
+    /// Nothing that belongs to `ready` follows it.
+    pub(super) ready_is_whole: bool,
+    /// When the first of `ready` was read, boot time in ns.
+    pub(super) ready_since_ns: u64,
+    pub(super) lineage: Option<Arc<Lineage>>,
+    pub(super) timestamps: Timestamps,
+    /// Its next block cannot be opened here; it is looked at again then, boot time in ns.
+    pub(super) unopened_until_ns: Option<u64>,
+    /// The group that keeps the cursor, once it was asked.
+    pub(super) group: Option<Group>,
+    /// When this client last committed the cursor, boot time in ns.
+    pub(super) committed_ns: Option<u64>,
+    /// Records that Kafka may have already.
+    pub(super) doubtful: Option<Range>,
+}
+
+impl Outlet {
+    pub(super) fn new(index: usize, stream: &Stream, encoder: Encoder, backoff: Backoff) -> Self {
+        Self {
+            name: stream.name.to_string(),
+            topic: stream.topic.clone(),
+            priority: stream.priority,
+            index: StreamIndex(index),
+            lane: Lane::new(backoff),
+            rate: RateLimit::new(stream.rate),
+            encoder,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            ready_is_whole: false,
+            ready_since_ns: 0,
+            lineage: None,
+            timestamps: Timestamps::default(),
+            unopened_until_ns: None,
+            group: None,
+            committed_ns: None,
+            doubtful: None,
+        }
+    }
+
+    /// Whether a transaction of so many records and bytes has no room for more.
+    pub(super) fn is_full(&self, records_max: usize, bytes_max: usize) -> bool {
+        self.ready_is_whole || self.ready.len() >= records_max || self.ready_bytes >= bytes_max
+    }
+
+    /// What was read ahead is read again.
+    pub(super) fn forget_ready(&mut self) {
+        self.ready.clear();
+        (self.ready_bytes, self.ready_is_whole) = (0, false);
+    }
+}
+
+/// A record of the open transaction.
+pub(super) struct Sent {
+    pub(super) serial: u64,
+    pub(super) timestamp_ms: i64,
+}
+
+/// The open transaction.
+pub(super) struct Open {
+    /// Which outlet.
+    pub(super) place: usize,
+    /// First and last position; `None`: it commits the cursor alone.
+    pub(super) range: Option<Range>,
+    /// Token of the first record; the others follow.
+    pub(super) first_token: usize,
+    /// One entry a message.
+    pub(super) records: Vec<Sent>,
+    /// How many records these messages are.
+    pub(super) count: u64,
+    pub(super) bytes: usize,
+    pub(super) began_ns: u64,
+    /// Records of it that Kafka may have already.
+    pub(super) doubtful: u64,
+    /// A record of several messages was taken in part, so many of them.
+    pub(super) incomplete: bool,
+    pub(super) further_tokens: usize,
+    pub(super) reported: usize,
+    /// What went wrong first, and with which record, if with one.
+    pub(super) failure: Option<(Option<usize>, Failure)>,
+}
+
+impl Open {
+    /// One of the cursor alone.
+    pub(super) fn of_cursor(place: usize) -> Self {
+        Self {
+            place,
+            range: None,
+            first_token: 0,
+            records: Vec::new(),
+            count: 0,
+            bytes: 0,
+            began_ns: crate::clock::boot_ns(),
+            doubtful: 0,
+            incomplete: false,
+            further_tokens: 0,
+            reported: 0,
+            failure: None,
+        }
+    }
+}
+
+/// How many bytes a transaction may have: what the link carries in a few seconds, so that it neither times out nor holds
+/// readers of the same partitions for long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    bytes: usize,
+}
+
+/// Bytes of the first transaction of a client.
+const FIRST_BYTES: usize = 128 * 1024;
+/// Least bytes of a transaction.
+const BYTES_MIN: usize = 16 * 1024;
+/// How long a transaction may take, at the rate of the last one.
+const TARGET_NS: u64 = 5_000_000_000;
+
+impl Size {
+    pub(super) fn new() -> Self {
+        Self { bytes: FIRST_BYTES }
+    }
+
+    pub(super) fn bytes(self, most: usize) -> usize {
+        self.bytes.min(most)
+    }
+
+    /// A transaction of so many bytes took so long.
+    pub(super) fn took(&mut self, bytes: usize, lasted_ns: u64) {
+        let at_rate = u128::from(TARGET_NS) * bytes as u128 / u128::from(lasted_ns.max(1));
+        let at_rate = usize::try_from(at_rate).unwrap_or(usize::MAX);
+        // Small transactions say little about what the link can carry: never less for having sent little.
+        let least = if lasted_ns < TARGET_NS { self.bytes } else { BYTES_MIN };
+        self.bytes = at_rate.clamp(least, (self.bytes * 4).max(least)).max(BYTES_MIN);
+    }
+
+    /// A transaction timed out.
+    pub(super) fn timed_out(&mut self) {
+        self.bytes = (self.bytes / 4).max(BYTES_MIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_grow_on_a_fast_link_and_shrink_on_a_slow_one() {
+        let mut size = Size::new();
+        size.took(FIRST_BYTES, 100_000_000);
+        assert_eq!(size.bytes(usize::MAX), 4 * FIRST_BYTES);
+        assert_eq!(size.bytes(1_000), 1_000);
+        size.took(4 * FIRST_BYTES, 4 * TARGET_NS);
+        assert_eq!(size.bytes(usize::MAX), FIRST_BYTES);
+        size.took(100, 300_000_000);
+        assert_eq!(size.bytes(usize::MAX), FIRST_BYTES, "a small one says nothing");
+        for _ in 0..10 {
+            size.timed_out();
+        }
+        assert_eq!(size.bytes(usize::MAX), BYTES_MIN);
+    }
+}

@@ -1,0 +1,392 @@
+//! What the transactional client does next, and what follows from each answer. Pure; time comes as an argument.
+//!
+//! A client begins by looking whether a copy of this queue delivers already, before it fences anybody. Then it takes
+//! the transactional id over, which ends what a former life left open, and reads the cursors: from here on they are the
+//! truth. A transaction whose commit did not end well is never judged by its error: the client is destroyed, the next
+//! one reads the cursor.
+
+use super::super::lane::Backoff;
+
+/// Transactions that time out in a row before the client is thought to be stuck.
+const STUCK_AFTER: u32 = 3;
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing before this time, ns; there is no client.
+    Wait(u64),
+    /// Read all cursors without waiting for open transactions.
+    Look,
+    /// Make the client, where there is none, and take the transactional id over.
+    Initialise,
+    /// Read all cursors, now that no transaction is open.
+    Read,
+    /// Begin a transaction where there is something to send.
+    Begin,
+    /// Wait for the reports of the open transaction's records.
+    Deliver,
+    /// Put the cursor into the open transaction.
+    Offset,
+    /// Commit it.
+    Commit,
+    /// Abort it.
+    Abort,
+}
+
+/// How a step ended that the client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Done,
+    /// Not yet: the same again.
+    Again,
+    /// The transaction has to be aborted.
+    Abort,
+    /// The client can no longer be used.
+    Lost,
+    /// The client was fenced.
+    Fenced,
+}
+
+/// What reading the cursors gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// They are this queue's, or there are none.
+    Own,
+    /// A copy of this queue has written one.
+    Copy,
+    /// Kafka did not answer or refused.
+    Nothing,
+}
+
+/// What the driver has to do beside the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The open transaction is in Kafka.
+    Committed,
+    /// The open transaction is not in Kafka.
+    Aborted,
+    /// Destroy the client. What became of an open transaction is not known until the cursors are read again.
+    Lost,
+    /// As [`Event::Lost`]; another agent has the transactional id.
+    Fenced,
+}
+
+/// How patient a session is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Between tries to reach Kafka.
+    pub backoff: Backoff,
+    /// Before a new client takes the place of one that was lost.
+    pub rebuild_ns: u64,
+    /// Before another look after another agent was found.
+    pub fenced_ns: u64,
+    /// Kafka gives a transaction up after this time.
+    pub transaction_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Looking,
+    Initialising,
+    Reading,
+    Ready,
+    Delivering,
+    Offsetting,
+    Committing,
+    Aborting,
+}
+
+/// A client's life and its transaction.
+#[derive(Debug)]
+pub struct Session {
+    patience: Patience,
+    stage: Stage,
+    wait_until_ns: u64,
+    /// Tries to reach Kafka since the last answer.
+    attempt: u32,
+    /// When the open transaction began.
+    opened_ns: Option<u64>,
+    /// Transactions in a row that were aborted because nothing was reported.
+    timed_out: u32,
+    /// The open transaction is aborted because of that.
+    times_out: bool,
+    another: bool,
+}
+
+impl Session {
+    /// Nothing was done yet.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            stage: Stage::Looking,
+            wait_until_ns: 0,
+            attempt: 0,
+            opened_ns: None,
+            timed_out: 0,
+            times_out: false,
+            another: false,
+        }
+    }
+
+    /// What is to be done now.
+    pub fn step(&self, now_ns: u64) -> Step {
+        if now_ns < self.wait_until_ns {
+            return Step::Wait(self.wait_until_ns);
+        }
+        match self.stage {
+            Stage::Looking => Step::Look,
+            Stage::Initialising => Step::Initialise,
+            Stage::Reading => Step::Read,
+            Stage::Ready => Step::Begin,
+            Stage::Delivering => Step::Deliver,
+            Stage::Offsetting => Step::Offset,
+            Stage::Committing => Step::Commit,
+            Stage::Aborting => Step::Abort,
+        }
+    }
+
+    /// Whether another agent has the transactional id.
+    pub fn another_delivers(&self) -> bool {
+        self.another
+    }
+
+    /// Whether a transaction is open.
+    pub fn is_open(&self) -> bool {
+        self.opened_ns.is_some()
+    }
+
+    /// The cursors were read, or not.
+    pub fn read(&mut self, sight: Sight, now_ns: u64, chance: f64) -> Option<Event> {
+        match (sight, self.stage) {
+            (Sight::Own, Stage::Looking) => self.reached(Stage::Initialising),
+            (Sight::Own, Stage::Reading) => {
+                self.another = false;
+                self.reached(Stage::Ready);
+            }
+            (Sight::Own, _) => {}
+            (Sight::Copy, _) => return Some(self.fenced(now_ns, chance)),
+            (Sight::Nothing, _) => {
+                let delay_ns = self.patience.backoff.delay_ns(self.attempt, chance);
+                self.wait_until_ns = now_ns.saturating_add(delay_ns);
+                self.attempt = self.attempt.saturating_add(1);
+            }
+        }
+        None
+    }
+
+    /// A transaction was begun and all its records were handed over.
+    pub fn begun(&mut self, now_ns: u64) {
+        self.opened_ns = Some(now_ns);
+        self.times_out = false;
+        self.stage = Stage::Delivering;
+    }
+
+    /// Every record of the open transaction is reported as delivered, and its doubt is durable where it has to be.
+    pub fn delivered(&mut self) {
+        self.stage = Stage::Offsetting;
+    }
+
+    /// The open transaction cannot be completed. `times_out`: as nothing was reported in time.
+    pub fn failed(&mut self, times_out: bool) {
+        self.times_out = times_out;
+        self.stage = Stage::Aborting;
+    }
+
+    /// How the step that [`Session::step`] gave has ended: initialise, offset, commit or abort.
+    pub fn ended(&mut self, outcome: Outcome, now_ns: u64, chance: f64) -> Option<Event> {
+        match (outcome, self.stage) {
+            (Outcome::Again, _) => None,
+            (Outcome::Fenced, _) => Some(self.fenced_or_late(now_ns, chance)),
+            (Outcome::Done, Stage::Initialising) => {
+                self.reached(Stage::Reading);
+                None
+            }
+            (Outcome::Done, Stage::Offsetting) => {
+                self.stage = Stage::Committing;
+                None
+            }
+            (Outcome::Done, Stage::Committing) => {
+                self.timed_out = 0;
+                Some(self.closed(Event::Committed))
+            }
+            (Outcome::Done, Stage::Aborting) => {
+                self.timed_out = if self.times_out { self.timed_out + 1 } else { 0 };
+                if self.timed_out >= STUCK_AFTER {
+                    return Some(self.lost(now_ns));
+                }
+                Some(self.closed(Event::Aborted))
+            }
+            // Nothing of it was committed.
+            (Outcome::Abort, Stage::Offsetting) => {
+                self.failed(false);
+                None
+            }
+            // A commit that was sent may have arrived, whatever the client says of it.
+            _ => Some(self.lost(now_ns)),
+        }
+    }
+
+    /// The client says at any time that it can no longer be used.
+    pub fn lost_client(&mut self, fenced: bool, now_ns: u64, chance: f64) -> Event {
+        if fenced { self.fenced_or_late(now_ns, chance) } else { self.lost(now_ns) }
+    }
+
+    /// The client is to be changed for no fault of its own.
+    pub fn renewed(&mut self) {
+        if self.stage == Stage::Ready {
+            self.stage = Stage::Looking;
+        }
+    }
+
+    fn reached(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.attempt = 0;
+    }
+
+    fn closed(&mut self, event: Event) -> Event {
+        self.stage = Stage::Ready;
+        self.opened_ns = None;
+        event
+    }
+
+    fn lost(&mut self, now_ns: u64) -> Event {
+        self.restart(now_ns.saturating_add(self.patience.rebuild_ns));
+        Event::Lost
+    }
+
+    /// Kafka fences a client as well when it gives up a transaction that took too long.
+    fn fenced_or_late(&mut self, now_ns: u64, chance: f64) -> Event {
+        let late = self.opened_ns.is_some_and(|at| now_ns.saturating_sub(at) >= self.patience.transaction_ns);
+        if late { self.lost(now_ns) } else { self.fenced(now_ns, chance) }
+    }
+
+    /// Another agent has the transactional id: it is not taken back at once, so that two do not fight for it.
+    fn fenced(&mut self, now_ns: u64, chance: f64) -> Event {
+        let wait = self.patience.fenced_ns as f64 * (0.8 + 0.4 * chance.clamp(0.0, 1.0));
+        self.restart(now_ns.saturating_add(wait as u64));
+        self.another = true;
+        Event::Fenced
+    }
+
+    fn restart(&mut self, wait_until_ns: u64) {
+        self.stage = Stage::Looking;
+        self.wait_until_ns = wait_until_ns;
+        self.opened_ns = None;
+        self.timed_out = 0;
+        self.attempt = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const PATIENCE: Patience = Patience {
+        backoff: Backoff { first_ns: SECOND, max_ns: 60 * SECOND },
+        rebuild_ns: 5 * SECOND,
+        fenced_ns: 600 * SECOND,
+        transaction_ns: 30 * SECOND,
+    };
+
+    /// A session with a client that is ready.
+    fn ready() -> Session {
+        let mut session = Session::new(PATIENCE);
+        assert_eq!(session.step(0), Step::Look);
+        assert_eq!(session.read(Sight::Own, 0, 0.5), None);
+        assert_eq!(session.step(0), Step::Initialise);
+        assert_eq!(session.ended(Outcome::Done, 0, 0.5), None);
+        assert_eq!(session.step(0), Step::Read);
+        assert_eq!(session.read(Sight::Own, 0, 0.5), None);
+        assert_eq!(session.step(0), Step::Begin);
+        session
+    }
+
+    fn committing() -> Session {
+        let mut session = ready();
+        session.begun(0);
+        session.delivered();
+        assert_eq!(session.step(0), Step::Offset);
+        assert_eq!(session.ended(Outcome::Done, 0, 0.5), None);
+        assert_eq!(session.step(0), Step::Commit);
+        session
+    }
+
+    #[test]
+    fn a_transaction_from_begin_to_commit() {
+        let mut session = committing();
+        assert_eq!(session.ended(Outcome::Again, 1, 0.5), None);
+        assert_eq!(session.step(1), Step::Commit, "it goes on where it was");
+        assert_eq!(session.ended(Outcome::Done, 2, 0.5), Some(Event::Committed));
+        assert_eq!((session.step(2), session.is_open()), (Step::Begin, false));
+    }
+
+    #[test]
+    fn a_commit_that_did_not_end_well_is_judged_by_the_cursor_alone() {
+        for outcome in [Outcome::Abort, Outcome::Lost] {
+            let mut session = committing();
+            assert_eq!(session.ended(outcome, 0, 0.5), Some(Event::Lost), "{outcome:?}");
+            assert_eq!(session.step(0), Step::Wait(5 * SECOND));
+            assert_eq!(session.step(5 * SECOND), Step::Look);
+        }
+    }
+
+    #[test]
+    fn what_was_not_committed_is_aborted_and_the_client_kept() {
+        let mut session = ready();
+        session.begun(0);
+        session.delivered();
+        assert_eq!(session.ended(Outcome::Abort, 0, 0.5), None);
+        assert_eq!(session.step(0), Step::Abort);
+        assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Aborted));
+        assert_eq!(session.step(0), Step::Begin);
+    }
+
+    #[test]
+    fn a_fenced_agent_waits_and_looks_before_it_takes_the_id_back() {
+        let mut session = ready();
+        session.begun(0);
+        assert_eq!(session.lost_client(true, SECOND, 0.5), Event::Fenced);
+        let back_ns = 601 * SECOND;
+        assert_eq!((session.step(SECOND), session.another_delivers()), (Step::Wait(back_ns), true));
+        assert_eq!(session.step(back_ns), Step::Look);
+        assert_eq!(session.read(Sight::Copy, back_ns, 0.0), Some(Event::Fenced));
+        assert_eq!(session.step(back_ns), Step::Wait(back_ns + 480 * SECOND));
+        assert_eq!(session.read(Sight::Own, back_ns * 2, 0.5), None);
+        assert_eq!(session.ended(Outcome::Done, back_ns * 2, 0.5), None);
+        assert!(session.another_delivers(), "not before the cursors are read");
+        assert_eq!(session.read(Sight::Own, back_ns * 2, 0.5), None);
+        assert!(!session.another_delivers());
+    }
+
+    #[test]
+    fn a_transaction_that_kafka_gave_up_is_no_other_agent() {
+        let mut session = committing();
+        assert_eq!(session.ended(Outcome::Fenced, 30 * SECOND, 0.5), Some(Event::Lost));
+        assert!(!session.another_delivers());
+        assert_eq!(committing().ended(Outcome::Fenced, 29 * SECOND, 0.5), Some(Event::Fenced));
+    }
+
+    #[test]
+    fn a_client_that_times_out_again_and_again_is_replaced() {
+        let mut session = ready();
+        for _ in 1..STUCK_AFTER {
+            session.begun(0);
+            session.failed(true);
+            assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Aborted));
+        }
+        session.begun(0);
+        session.failed(true);
+        assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Lost));
+    }
+
+    #[test]
+    fn kafka_is_asked_again_after_growing_pauses() {
+        let mut session = Session::new(PATIENCE);
+        session.read(Sight::Nothing, 0, 1.0);
+        assert_eq!(session.step(0), Step::Wait(SECOND));
+        session.read(Sight::Nothing, SECOND, 1.0);
+        assert_eq!(session.step(SECOND), Step::Wait(3 * SECOND));
+    }
+}

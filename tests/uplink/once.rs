@@ -1,0 +1,114 @@
+//! Exactly-once delivery into the embedded Kafka, which knows transactions but neither isolation, fencing nor offsets in
+//! them: what needs these is tested on a real one (`tests/real/once.rs`).
+
+use std::time::{Duration, Instant};
+
+use forebay::config::{Delivery, Rate, Transactions};
+use forebay::metrics::ByKind;
+
+use super::rate::budget;
+use super::{Bench, assert_whole, dead_letters, poison, wait_for};
+
+fn bench(streams: &[&str]) -> Bench {
+    let mut bench = Bench::new(streams);
+    let timeout = Duration::from_secs(10);
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout });
+    bench
+}
+
+fn transactions(bench: &Bench, kind: &'static str) -> u64 {
+    bench.metrics.uplink_transactions.get_or_create(&ByKind { kind }).get()
+}
+
+#[test]
+fn transactions_carry_what_is_queued_whole_and_in_order() {
+    let bench = bench(&["telemetry", "alarms"]);
+    bench.push(0, 3_000);
+    let uplink = bench.start();
+    bench.push(1, 50);
+    bench.drained(0);
+    bench.drained(1);
+    assert_eq!(uplink.status().state, "up");
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 3_000);
+    assert_whole(&bench.account("alarms"), 50);
+    // Each stream's cursor comes first, alone.
+    assert!(transactions(&bench, "committed") >= 4);
+    assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
+}
+
+#[test]
+fn a_rate_holds_in_goes_of_a_second() {
+    let mut bench = bench(&["telemetry", "alarms"]);
+    bench.settings.streams[0].rate = Rate { records: Some(1_000), bytes: None };
+    bench.push(0, 2_500);
+    let begun = Instant::now();
+    let uplink = bench.start();
+    bench.push(1, 500);
+    bench.drained(1);
+    assert!(bench.queue.status().streams[0].records > 0, "the other stream has no limit");
+    bench.drained(0);
+    // 1000 go at once, and a quarter of a second is lent.
+    assert!(begun.elapsed() >= Duration::from_millis(1_200), "2500 records in {:?}", begun.elapsed());
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 2_500);
+}
+
+#[test]
+fn a_budget_stops_the_backlog_and_keeps_its_reserve() {
+    let mut bench = bench(&["telemetry", "alarms"]);
+    budget(&mut bench);
+    bench.push(0, 2_000);
+    let uplink = bench.start();
+    wait_for("the budget to be used up", || bench.metrics.uplink_budget_exhausted.get() == 1);
+    let waiting = bench.queue.status().streams[0].records;
+    assert!(waiting > 500, "{waiting} wait");
+    bench.push(1, 50);
+    bench.drained(1);
+    let used = bench.metrics.uplink_budget_day_bytes.get();
+    assert!((70_000..140_000).contains(&used), "{used} bytes used");
+    assert_eq!(bench.queue.status().streams[0].records, waiting, "the reserve is not the backlog's");
+    bench.end(uplink);
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
+fn an_outage_is_waited_out() {
+    let bench = bench(&["telemetry"]);
+    let uplink = bench.start();
+    bench.push(0, 500);
+    bench.drained(0);
+    bench.broker.down().unwrap();
+    bench.push(0, 500);
+    wait_for("the outage to be seen", || uplink.status().state == "down");
+    bench.broker.up().unwrap();
+    bench.drained(0);
+    assert_eq!(uplink.status().state, "up");
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 1_000);
+}
+
+#[test]
+fn a_record_that_is_too_large_is_set_aside_between_two_transactions() {
+    let mut bench = bench(&["telemetry"]);
+    bench.settings.kafka.properties.insert("message.max.bytes".into(), "4000".into());
+    bench.push(0, 100);
+    bench.push_text(0, "x".repeat(5_000));
+    bench.push(0, 100);
+    let uplink = bench.start();
+    bench.drained(0);
+    wait_for("the end of the hold", || uplink.status().held.is_empty());
+    bench.end(uplink);
+    assert_eq!((poison(&bench), dead_letters(&bench).len()), (1, 1));
+    assert_whole(&bench.account("telemetry"), 200);
+}
+
+#[test]
+fn a_stop_without_a_broker_does_not_block() {
+    let bench = bench(&["telemetry"]);
+    bench.broker.down().unwrap();
+    bench.push(0, 100);
+    let uplink = bench.start();
+    wait_for("the outage to be seen", || uplink.status().state == "down");
+    bench.end(uplink);
+}
