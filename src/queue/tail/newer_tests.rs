@@ -57,7 +57,7 @@ fn neighbours_share_a_lane_and_what_was_delivered_between_stays_done() {
 fn acknowledgements_and_closing_pass_over_it_and_leave_its_marks() {
     let marks = vec![(at(5), 1), (at(12), 2), (at(25), 4)];
     let mut queue = stream(&[(at(0), Position::END)], marks);
-    queue.keep_apart(&block(10, 19), at(0)).unwrap();
+    queue.keep_apart(&block(10, 19), at(6)).unwrap();
     queue.ack_range(Position::ZERO, at(29));
     assert_eq!(queue.lanes.pairs(), [(at(10), at(20)), (at(30), Position::END)]);
     assert_eq!(queue.control().skipped, [(at(12), 2)], "its first record will say so");
