@@ -23,7 +23,7 @@ enum LaneStep {
 
 fn lane_step() -> impl Strategy<Value = LaneStep> {
     prop_oneof![
-        6 => (1..120_u64).prop_map(|readings| LaneStep::Push { readings }),
+        6 => (1..400_u64).prop_map(|readings| LaneStep::Push { readings }),
         4 => Just(LaneStep::Flush),
         3 => (100..8_000_u64).prop_map(|bytes| LaneStep::Split { bytes }),
         3 => (1..30_usize).prop_map(|records| LaneStep::Read { records }),
@@ -81,13 +81,14 @@ proptest! {
     /// The newest lane first, while those behind it are thinned: what was read stays as it is, what comes through is
     /// original, and tells of all that does not.
     #[test]
-    fn lanes_are_thinned_where_nobody_has_read(steps in proptest::collection::vec(lane_step(), 1..60)) {
+    fn lanes_are_thinned_where_nobody_has_read(
+        size in 10_000..40_000_u64, steps in proptest::collection::vec(lane_step(), 1..60),
+    ) {
         let (disk, clock) = (Disk::default(), Clock::default());
         let dir = tempfile::tempdir().unwrap();
-        // Room for what is read, and for what the rest can be thinned to: as good as never is anything dropped.
-        let settings = thinning(dir.path(), 120_000);
+        let settings = thinning(dir.path(), size);
         let (mut queue, mut metrics) = start(&disk, &settings, &clock);
-        let (mut pushed, mut apart) = (0, Apart::default());
+        let (mut pushed, mut dropped, mut apart) = (0, 0, Apart::default());
         for step in steps {
             match step {
                 LaneStep::Push { readings } => {
@@ -102,7 +103,7 @@ proptest! {
                 LaneStep::Ack { percent } => apart.ack(&queue, percent),
                 LaneStep::Rewind => apart.rewind(),
                 LaneStep::Restart => {
-                    prop_assume!(count(&metrics).1 == 0);
+                    dropped += count(&metrics).1;
                     queue.close().unwrap();
                     (queue, metrics) = start(&disk, &settings, &clock);
                     apart.rewind();
@@ -110,8 +111,10 @@ proptest! {
                 }
             }
         }
-        prop_assume!(count(&metrics).1 == 0);
         apart.rewind();
+        // What had to be dropped went whole; all that is left was not touched.
+        let lanes = queue.lanes(TELEMETRY).unwrap();
+        apart.given.retain(|position| !lanes.is_done(*position));
         // A bearer for marks that have none yet.
         queue.push(TELEMETRY, reading(pushed)).unwrap();
         let mut rounds = 0;
@@ -121,8 +124,10 @@ proptest! {
             prop_assert!(rounds < 10_000);
         }
         prop_assert!(apart.given.is_empty(), "{:?} were read and are gone", apart.given);
+        dropped += count(&metrics).1;
         let told: u64 = apart.acknowledged.values().sum();
-        prop_assert_eq!(apart.acknowledged.len() as u64 + told, pushed + 1);
+        // A record that was dropped on its way has told its marks already, and another tells them again.
+        prop_assert!(dropped > 0 || apart.acknowledged.len() as u64 + told == pushed + 1);
         queue.close().unwrap();
     }
 }
