@@ -108,8 +108,10 @@ metrics! {
     queue_durable_position: Family<ByStream, Gauge>, "queue_durable_position";
     /// Highest contiguously acknowledged position, packed as run << 40 | seq
     queue_acknowledged_position: Family<ByStream, Gauge>, "queue_acknowledged_position";
-    /// Parts in which what waits is delivered; more than one where the newest went first
+    /// Parts in which what waits is delivered; more than one where the newest went first or records wait for a newer agent
     queue_lanes: Family<ByStream, Gauge>, "queue_lanes";
+    /// Records in blocks of a newer version that have been met and wait for a newer agent
+    queue_newer_records: Family<ByStream, Gauge>, "queue_newer_records";
     /// Largest age a record reached in memory before it was durable or acknowledged
     queue_undurable_age_seconds_max: RealGauge, "queue_undurable_age_seconds_max";
     /// Bytes the agent wrote to the queue's files

@@ -7,6 +7,7 @@
 
 pub(crate) mod at_rest;
 mod codec;
+pub(crate) mod outline;
 mod v1;
 
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct Header {
     pub boot_ns: (u64, u64),
     /// The key that its body is encrypted with; `None`: it is in clear.
     pub key: Option<KeyId>,
+    /// It is of this version, or uses what is reserved in it: only a newer agent can open it.
+    pub newer: Option<u16>,
 }
 
 /// A block: clear header and the whole frame as it goes to disk.
@@ -199,6 +202,7 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
         cursor_at_seal: context.cursor_at_seal,
         boot_ns: (boot_times().min().unwrap_or(0), boot_times().max().unwrap_or(0)),
         key: context.keys.current_id(),
+        newer: None,
     };
     let flags = codec | if with_thinned { FLAG_THINNED } else { 0 };
     let bytes = frame(&header, flags, plain.len(), &body, &context.keys)?;
@@ -255,34 +259,13 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
     if header_bytes < FIXED_BYTES {
         return Err(FrameError::Nonsense("header is shorter than its fixed part"));
     }
-    let stream_bytes = usize::from(bytes[26]);
     if uses_reserved(bytes) {
         return Err(FrameError::Newer { version, frame_bytes });
     }
-    if FIXED_BYTES + stream_bytes + usize::from(bytes[27]) != header_bytes {
+    if FIXED_BYTES + usize::from(bytes[26]) + usize::from(bytes[27]) != header_bytes {
         return Err(FrameError::Nonsense("names do not fill the header"));
     }
-    let name = |range: std::ops::Range<usize>| {
-        std::str::from_utf8(&bytes[range]).map(Name::from).map_err(|_| FrameError::Nonsense("name is not UTF-8"))
-    };
-    let stream = name(FIXED_BYTES..FIXED_BYTES + stream_bytes)?;
-    let gateway = name(FIXED_BYTES + stream_bytes..header_bytes)?;
-    let queue = uuid::Uuid::from_slice(&bytes[84..100]).map_err(|_| FrameError::Nonsense("queue id"))?;
-    let prev_last = u64_at(bytes, 52);
-    let header = Header {
-        stream,
-        lineage: Arc::new(Lineage { gateway, queue, boot_index: u32_at(bytes, 28) }),
-        first: Position::from_packed(u64_at(bytes, 36)),
-        last: Position::from_packed(u64_at(bytes, 44)),
-        count: u32_at(bytes, 32),
-        prev_last: (prev_last != NO_POSITION).then(|| Position::from_packed(prev_last)),
-        cursor_at_seal: Position::from_packed(u64_at(bytes, 60)),
-        boot_ns: (u64_at(bytes, 68), u64_at(bytes, 76)),
-        key: at_rest::key_of(bytes),
-    };
-    if header.first > header.last || header.first.run() != header.last.run() || header.count == 0 {
-        return Err(FrameError::Nonsense("positions of the header contradict each other"));
-    }
+    let header = outline::header(bytes, header_bytes, None)?;
     Ok((header, &bytes[header_bytes..frame_bytes]))
 }
 

@@ -74,7 +74,7 @@ pub(super) fn set_aside(
     error: &str,
 ) -> Result<(), SetAsideError> {
     let lane = inner.lock().streams.get(stream.0).map(|queue| queue.lanes.lane_at(position));
-    let span = lane.map_or(peek::Span::after(None), |lane| peek::Span { from: lane.next, end: lane.end });
+    let span = lane.map_or(peek::Span::after(None), |lane| peek::Span::of_lane(lane.next, lane.end));
     let Some(batch) = peek::peek(inner, stream, span, Limit { records: 1, bytes: 0 })? else { return Ok(()) };
     let Some(record) = batch.records.into_iter().next().filter(|next| next.position <= position) else {
         // Retention took it meanwhile.

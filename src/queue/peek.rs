@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, mpsc};
 
-use super::block::{self, SealedBlock};
+use super::block::{self, Header, SealedBlock};
 use super::cipher::missing_key;
 use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest, Shared};
-use super::tail::{Decoded, StreamState};
+use super::tail::{Decoded, NotApart, StreamState};
 use super::{Batch, Limit, PeekError, STORE_WAIT_MAX, StreamIndex};
 use crate::reading::Position;
 
@@ -18,12 +18,19 @@ const DECODED_BYTES_MAX: usize = 8 * super::filling::GATHER_BYTES_MAX;
 pub(super) struct Span {
     pub(super) from: Position,
     pub(super) end: Position,
+    /// Blocks that only a newer agent can open are read over; else nothing is read behind them.
+    pub(super) over_newer: bool,
 }
 
 impl Span {
-    /// All after this one, or all.
+    /// All after this one, or all, up to the first block that only a newer agent can open.
     pub(super) fn after(after: Option<Position>) -> Self {
-        Self { from: after.map_or(Position::ZERO, Position::next), end: Position::END }
+        Self { from: after.map_or(Position::ZERO, Position::next), end: Position::END, over_newer: false }
+    }
+
+    /// Part of a lane.
+    pub(super) fn of_lane(from: Position, end: Position) -> Self {
+        Self { from, end, over_newer: true }
     }
 }
 
@@ -37,11 +44,11 @@ enum Step {
 }
 
 pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit) -> Result<Option<Batch>, PeekError> {
-    let Span { mut from, end } = span;
+    let mut from = span.from;
     // Where the store had no more blocks although the stream has been on disk up to here.
     let mut nothing_through = None;
     loop {
-        let (at, answer) = match step(inner, stream, Span { from, end }, nothing_through, limit)? {
+        let (at, answer) = match step(inner, stream, Span { from, ..span }, nothing_through, limit)? {
             Step::Done(batch) => return Ok(batch),
             Step::Behind(position) => {
                 from = position.next();
@@ -54,8 +61,44 @@ pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit)
             nothing_through = reply.disk_last;
             continue;
         };
-        from = take(inner, stream, at, &found)?;
+        from = match found.header.newer {
+            Some(version) => read_over(inner, stream, Span { from: at, ..span }, &found.header, version)?,
+            None => take(inner, stream, at, &found)?,
+        };
     }
+}
+
+/// Leaves a block that only a newer agent can open for that one; gives where to go on.
+fn read_over(
+    inner: &Inner,
+    stream: StreamIndex,
+    span: Span,
+    header: &Header,
+    version: u16,
+) -> Result<Position, PeekError> {
+    let (first, last) = (header.first, header.last);
+    if last < span.from {
+        return Err(PeekError::Store {
+            reason: format!("block {first} to {last} was read for position {}", span.from),
+        });
+    }
+    let waits = |why| Err(PeekError::NewerVersion { version, first, last, why });
+    if !span.over_newer {
+        return waits("this delivery keeps to one order");
+    }
+    let mut shared = inner.lock();
+    let queue = &mut shared.streams[stream.0];
+    let known = queue.newer_records();
+    match queue.keep_apart(header, span.from) {
+        Ok(()) => {}
+        Err(NotApart::LanesUsedUp) => return waits("too many parts of the stream wait already"),
+        Err(NotApart::Ahead) => return waits("another agent has written to this queue"),
+    }
+    if known == 0 {
+        let name = &queue.name;
+        tracing::warn!(stream = %name, %first, version, "records of a newer version stay until a newer agent is back");
+    }
+    Ok(last.next())
 }
 
 /// Keeps a block's records for this and the next reads; gives where to go on.
@@ -110,7 +153,7 @@ fn step(
     let recovered = shared.recovered;
     let streams = shared.streams.len();
     let queue = shared.streams.get_mut(stream.0).ok_or(PeekError::NoSuchStream { stream: stream.0, streams })?;
-    let at = queue.lanes.first_open(span.from);
+    let at = if span.over_newer { queue.first_readable(span.from) } else { queue.lanes.first_open(span.from) };
     if at >= span.end {
         return Ok(Step::Done(None));
     }

@@ -294,7 +294,7 @@ impl Driver {
         let block = if self.store.is_some() {
             let block = self.with_store(|store| store.read(&stream, request.at));
             if let Ok(Some(block)) = &block {
-                self.inner.lock().streams[request.stream].fetched(block.header.last);
+                self.inner.lock().streams[request.stream].fetched(block.header.first, block.header.last);
             }
             // Only counted: an uplink that goes on asking must not keep the store from sealing or from being opened anew.
             if let Err(error) = &block {

@@ -6,6 +6,7 @@ mod encodings;
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+mod newer;
 mod newest_first;
 mod once;
 mod rate;

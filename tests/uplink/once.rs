@@ -9,7 +9,7 @@ use forebay::metrics::ByKind;
 use super::rate::budget;
 use super::{Bench, assert_whole, dead_letters, poison, wait_for};
 
-fn bench(streams: &[&str]) -> Bench {
+pub fn bench(streams: &[&str]) -> Bench {
     let mut bench = Bench::new(streams);
     let timeout = Duration::from_secs(10);
     bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout });

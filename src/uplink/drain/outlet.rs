@@ -21,8 +21,8 @@ pub(super) struct Outlet {
     pub(super) delivered_bytes: u64,
     pub(super) timestamps: Timestamps,
     pub(super) writer: Writer,
-    /// Its next block needs a key that is not there; it is looked at again then.
-    pub(super) key_missing_until_ns: Option<u64>,
+    /// Its next block cannot be opened here; it is looked at again then.
+    pub(super) unopened_until_ns: Option<u64>,
 }
 
 /// One for each stream, the highest priority first.
@@ -41,7 +41,7 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             delivered_bytes: 0,
             timestamps: Timestamps::default(),
             writer: Writer::new(stream, settings, backoff),
-            key_missing_until_ns: None,
+            unopened_until_ns: None,
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));

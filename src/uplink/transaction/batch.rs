@@ -8,7 +8,7 @@ use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::kafka::{Failure, Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
-use crate::queue::{Limit, block};
+use crate::queue::{Limit, PeekError, block};
 use crate::reading::{Position, Record};
 
 /// Most records read from the queue at once.
@@ -17,6 +17,8 @@ const PEEK_RECORDS: usize = 1_000;
 const PEEK_BYTES: usize = 256 * 1024;
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
+/// How often a stream is looked at whose next block cannot be opened.
+const UNOPENED_LOOK_NS: u64 = 5_000_000_000;
 /// Tells readers that a record may stand twice.
 const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
 
@@ -50,21 +52,24 @@ impl Exactly<'_> {
     /// Reads once. Gives whether anything was added.
     fn read_on(&mut self, place: usize, room: usize, bytes_max: usize) -> bool {
         let outlet = &mut self.outlets[place];
+        if outlet.unopened_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) {
+            return false;
+        }
         let left = room.saturating_sub(outlet.ready.len());
         let bytes_left = bytes_max.saturating_sub(outlet.ready_bytes);
         let limit = Limit { records: left.min(PEEK_RECORDS), bytes: bytes_left.min(PEEK_BYTES) };
         let after = outlet.ready.back().map(|record| record.position);
         let batch = match self.queue.peek(outlet.index, after, limit) {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return false,
-            Err(error) => {
-                if !std::mem::replace(&mut self.peek_failed, true) {
-                    tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-                }
-                return false;
-            }
+            Ok(batch) => batch,
+            Err(error) => return self.cannot_read(place, &error),
         };
         self.peek_failed = false;
+        if outlet.unopened_until_ns.take().is_some() {
+            let name = outlet.name.clone();
+            self.health().release(&name);
+        }
+        let Some(batch) = batch else { return false };
+        let outlet = &mut self.outlets[place];
         let Some(first) = outlet.ready.front().or_else(|| batch.records.first()).map(|record| record.position) else {
             return false;
         };
@@ -88,6 +93,21 @@ impl Exactly<'_> {
             outlet.ready.push_back(record);
         }
         true
+    }
+
+    /// Says so, once. Nothing is passed over: what cannot be opened waits for its key, for a newer version, or to be purged.
+    fn cannot_read(&mut self, place: usize, error: &PeekError) -> bool {
+        let outlet = &mut self.outlets[place];
+        if matches!(error, PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. }) {
+            let again_ns = boot_ns().saturating_add(UNOPENED_LOOK_NS);
+            if outlet.unopened_until_ns.replace(again_ns).is_none() {
+                let name = outlet.name.clone();
+                self.health().hold(&name, error.to_string());
+            }
+        } else if !std::mem::replace(&mut self.peek_failed, true) {
+            tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
+        }
+        false
     }
 
     /// Begins a transaction with what the outlet has ready.

@@ -93,7 +93,8 @@ impl Exactly<'_> {
             return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
         };
         if let Some((_, last)) = open.range {
-            lanes.ack_range(Position::ZERO, last);
+            // What is not read over is not in front of what was sent.
+            lanes.ack_range(Position::ZERO, last, |_| false);
         }
         let doubtful = outlet.doubtful.filter(|(first, last)| lanes.first_open(*first) <= *last);
         let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful };

@@ -31,6 +31,8 @@ pub(super) struct Outlet {
     pub(super) ready_since_ns: u64,
     pub(super) lineage: Option<Arc<Lineage>>,
     pub(super) timestamps: Timestamps,
+    /// Its next block cannot be opened here; it is looked at again then, boot time in ns.
+    pub(super) unopened_until_ns: Option<u64>,
     /// The group that keeps the cursor, once it was asked.
     pub(super) group: Option<Group>,
     /// When this client last committed the cursor, boot time in ns.
@@ -55,6 +57,7 @@ impl Outlet {
             ready_since_ns: 0,
             lineage: None,
             timestamps: Timestamps::default(),
+            unopened_until_ns: None,
             group: None,
             committed_ns: None,
             doubtful: None,
