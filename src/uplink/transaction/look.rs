@@ -9,10 +9,15 @@ use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Committed, CursorReader, Failure};
 
-/// Longest wait of one call of the client.
-const SLICE: Duration = Duration::from_secs(1);
+/// How long the client's first call waits; each later one waits longer, as each asks anew and a slow link's answer to the
+/// one before comes too late.
+const SLICE_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait of one call of the client, so that a stop is noticed.
+const SLICE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for the answer of one group: connection, TLS and SASL on a slow link included.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// The same while other streams deliver.
+const ASK_BESIDE_MAX: Duration = Duration::from_secs(4);
 /// After so long without an answer the link counts as down.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Groups asked at once: each takes a client with threads of its own for the time.
@@ -25,8 +30,8 @@ impl Exactly<'_> {
         let mut place = 0;
         while place < self.outlets.len() && sight == Sight::Own && !self.stop.is_cancelled() {
             let end = self.outlets.len().min(place + AT_ONCE);
-            sight = match self.ask(place..end, stable) {
-                Ok(answers) => self.take(place, &answers, stable),
+            sight = match self.ask(place..end, stable, ASK_MAX) {
+                Ok(answers) => self.take(place, answers, stable),
                 Err(failure) => {
                     tracing::debug!(error = %failure, "cursor cannot be read");
                     self.disconnected(failure.text);
@@ -41,20 +46,42 @@ impl Exactly<'_> {
         if sight == Sight::Own {
             self.connected();
         }
-        let another = self.session.another_delivers();
+        if sight == Sight::Own && self.outlets.iter().all(|outlet| outlet.group.is_none()) {
+            // With none of them it cannot be told whether a copy delivers.
+            sight = Sight::Nothing;
+        }
+        let was_held = self.session.is_held();
         let turn = self.session.read(sight, boot_ns(), fastrand::f64());
-        if another && !self.session.another_delivers() {
-            self.metrics.uplink_fenced.set(0);
-            for outlet in &self.outlets {
-                self.health().release(&outlet.name);
-            }
+        if was_held && !self.session.is_held() {
+            self.release_all();
         }
         turn
     }
 
-    /// Judges cursors of the outlets from `first` on.
-    fn take(&mut self, first: usize, answers: &[Option<Committed>], stable: bool) -> Sight {
-        for (place, committed) in (first..).zip(answers) {
+    /// Reads the cursor of a stream whose right was missing when the client began; until then nothing of it is sent.
+    pub(super) fn read_cursor(&mut self, place: usize) -> Option<Turn> {
+        let sight = match self.ask(place..place + 1, true, ASK_BESIDE_MAX) {
+            Ok(answers) => self.take(place, answers, true),
+            Err(failure) => {
+                let events = self.outlets[place].lane.put_off(failure, boot_ns(), fastrand::f64());
+                self.follow(place, events);
+                Sight::Nothing
+            }
+        };
+        if sight == Sight::Copy { self.session.read(sight, boot_ns(), fastrand::f64()) } else { None }
+    }
+
+    /// Judges cursors of the outlets from `first` on. A stream whose group is not for us waits alone.
+    fn take(&mut self, first: usize, answers: Vec<Answer>, stable: bool) -> Sight {
+        for (place, answer) in (first..).zip(answers) {
+            let committed = match answer {
+                Ok(committed) => committed,
+                Err(denied) => {
+                    let events = self.outlets[place].lane.put_off(denied, boot_ns(), fastrand::f64());
+                    self.follow(place, events);
+                    continue;
+                }
+            };
             match self.judge(place, committed.as_ref()) {
                 Found::Copy => return Sight::Copy,
                 Found::Own(cursor) if stable => self.resume(place, Some(&cursor)),
@@ -95,30 +122,34 @@ impl Exactly<'_> {
         format!("{}.{}", self.id, self.outlets[place].name)
     }
 
-    /// Asks for the cursors of these outlets, all at once and in slices of time.
-    fn ask(&mut self, places: Range<usize>, stable: bool) -> Result<Vec<Option<Committed>>, Failure> {
+    /// Asks for the cursors of these outlets, all at once and in slices of time, until `wait` is over.
+    fn ask(&mut self, places: Range<usize>, stable: bool, wait: Duration) -> Result<Vec<Answer>, Failure> {
         let readers =
             places.clone().map(|place| CursorReader::open(&self.settings.kafka, &self.group_id(place), stable));
         let readers = readers.collect::<Result<Vec<_>, _>>()?;
         let began = Instant::now();
-        let end = began + ASK_MAX;
         let mut answers = Vec::with_capacity(readers.len());
         for (place, reader) in places.zip(readers) {
-            let committed = loop {
-                let failure = match reader.read(&self.outlets[place].topic, SLICE) {
-                    Ok(committed) => break committed,
-                    Err(failure) => failure,
+            let mut slice = SLICE_FIRST;
+            let answer = loop {
+                let failure = match reader.read(&self.outlets[place].topic, slice) {
+                    Err(failure) if failure.class == Class::Retried => failure,
+                    answer => break answer,
                 };
-                if failure.class != Class::Retried || Instant::now() > end || self.stop.is_cancelled() {
+                if began.elapsed() > wait || self.stop.is_cancelled() {
                     return Err(failure);
                 }
                 if began.elapsed() > SILENT_MAX {
                     self.disconnected(failure.text);
                 }
+                slice = (slice * 2).min(SLICE_MAX);
             };
-            self.outlets[place].group = Some(reader.into_group()?);
-            answers.push(committed);
+            self.outlets[place].group = answer.is_ok().then(|| reader.into_group()).transpose()?;
+            answers.push(answer);
         }
         Ok(answers)
     }
 }
+
+/// What a group says; `Err`: that it is not for us.
+type Answer = Result<Option<Committed>, Failure>;

@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::outlet::{Open, Outlet, Size};
-use super::session::{Event as Turn, Patience, Session, Step};
+use super::session::{Event as Turn, Loss, Patience, Session, Step};
 use crate::clock::boot_ns;
 use crate::config::Transactions;
-use crate::kafka::{Failure, Notice, Producer, Remedy, Report, TlsFiles};
+use crate::kafka::{Failure, Notice, Producer, Report, TlsFiles};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
 use crate::uplink::encode::{Encoded, Encoder};
 use crate::uplink::health::Health;
-use crate::uplink::lane::{Backoff, Event};
+use crate::uplink::lane::Backoff;
 use crate::uplink::metering::Metering;
 use crate::uplink::{Pace, Settings};
 
@@ -184,7 +184,7 @@ impl Exactly<'_> {
             (Step::Abort, Some(client)) => self.ended(client.abort_transaction(SLICE)),
             // Cannot be: these steps follow one that has a client.
             (Step::Begin | Step::Deliver | Step::Offset | Step::Commit | Step::Abort, None) => {
-                Some(self.session.lost_client(false, boot_ns(), fastrand::f64()))
+                Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()))
             }
         };
         let turn = turn.or_else(|| client.as_ref().and_then(|client| self.poll(client, Duration::ZERO)));
@@ -192,7 +192,7 @@ impl Exactly<'_> {
             None => {}
             Some(Turn::Committed) => self.committed(),
             Some(Turn::Aborted) => self.aborted(),
-            Some(turn @ (Turn::Lost | Turn::Fenced)) => {
+            Some(turn @ (Turn::Lost | Turn::Fenced | Turn::Denied)) => {
                 *client = None;
                 self.metering.client_gone(&self.metrics);
                 self.lost(turn);
@@ -224,7 +224,7 @@ impl Exactly<'_> {
             Err(error) => {
                 tracing::warn!(error, "kafka client cannot be made");
                 self.health().error(error);
-                Some(self.session.lost_client(false, boot_ns(), fastrand::f64()))
+                Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()))
             }
         }
     }
@@ -281,14 +281,15 @@ impl Exactly<'_> {
 
     /// Begins a transaction of the cursor alone.
     fn commit_cursor(&mut self, client: &Producer, place: usize) -> Option<Turn> {
+        if self.outlets[place].group.is_none() {
+            return self.read_cursor(place);
+        }
         // Kafka's client would try for the whole time of a transaction.
         if let Err(failure) = client.find_topic(&self.outlets[place].topic, TOPIC_MAX) {
             let events = self.outlets[place].lane.put_off(failure, boot_ns(), fastrand::f64());
             self.follow(place, events);
             return None;
         }
-        let events: Vec<Event> = self.outlets[place].lane.goes_on().into_iter().collect();
-        self.follow(place, events);
         if let Some(turn) = self.begin(client, place) {
             return Some(turn);
         }
@@ -301,8 +302,7 @@ impl Exactly<'_> {
     pub(super) fn begin(&mut self, client: &Producer, place: usize) -> Option<Turn> {
         let trouble = client.begin_transaction().err()?;
         tracing::warn!(stream = self.outlets[place].name, error = %trouble, "transaction cannot begin");
-        let fenced = trouble.remedy == Remedy::Fenced;
-        Some(self.session.lost_client(fenced, boot_ns(), fastrand::f64()))
+        Some(self.lost_by(trouble))
     }
 
     /// Ends a transaction that got no record.
