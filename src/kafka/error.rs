@@ -53,6 +53,11 @@ impl Failure {
         Self { class: Class::Held, text, timestamp_refused: false }
     }
 
+    /// No message can be made of the record.
+    pub(crate) fn unwritable(text: String) -> Self {
+        Self { class: Class::Poison, text, timestamp_refused: false }
+    }
+
     pub(super) fn from_code(code: Code) -> Self {
         Self { class: class_of(code), text: code.to_string(), timestamp_refused: code == Code::InvalidTimestamp }
     }

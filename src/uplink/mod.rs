@@ -13,6 +13,7 @@ mod lane;
 pub mod preflight;
 mod registrar;
 mod schema_cache;
+mod schemas;
 mod timestamp;
 mod transaction;
 mod watchdog;

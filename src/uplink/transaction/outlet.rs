@@ -8,8 +8,8 @@ use crate::config::Stream;
 use crate::kafka::{Failure, Group};
 use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
-use crate::uplink::encode::Encoder;
 use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::schemas::Writer;
 use crate::uplink::timestamp::Timestamps;
 
 /// A stream as the thread knows it.
@@ -19,7 +19,7 @@ pub(super) struct Outlet {
     pub(super) priority: u8,
     pub(super) index: StreamIndex,
     pub(super) lane: Lane,
-    pub(super) encoder: Encoder,
+    pub(super) writer: Writer,
     /// Read and not yet sent: of one lane, one run, one lineage.
     pub(super) ready: VecDeque<Record>,
     pub(super) ready_bytes: usize,
@@ -35,17 +35,21 @@ pub(super) struct Outlet {
     pub(super) committed_ns: Option<u64>,
     /// Records that Kafka may have already.
     pub(super) doubtful: Option<Range>,
+    /// Its next block needs a key that is not there; it is looked at again then, boot time in ns.
+    pub(super) key_missing_until_ns: Option<u64>,
+    /// Its records could not be read the last time.
+    pub(super) peek_failed: bool,
 }
 
 impl Outlet {
-    pub(super) fn new(index: usize, stream: &Stream, encoder: Encoder, backoff: Backoff) -> Self {
+    pub(super) fn new(index: usize, stream: &Stream, writer: Writer, backoff: Backoff) -> Self {
         Self {
             name: stream.name.to_string(),
             topic: stream.topic.clone(),
             priority: stream.priority,
             index: StreamIndex(index),
             lane: Lane::new(backoff),
-            encoder,
+            writer,
             ready: VecDeque::new(),
             ready_bytes: 0,
             ready_is_whole: false,
@@ -55,6 +59,8 @@ impl Outlet {
             group: None,
             committed_ns: None,
             doubtful: None,
+            key_missing_until_ns: None,
+            peek_failed: false,
         }
     }
 

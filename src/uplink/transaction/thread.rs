@@ -11,12 +11,13 @@ use super::outlet::{Open, Outlet, Size};
 use super::session::{Event as Turn, Patience, Session, Step};
 use crate::clock::boot_ns;
 use crate::config::Transactions;
-use crate::kafka::{Failure, Notice, Producer, Remedy, Report, TlsFiles};
+use crate::kafka::{Failure, Notice, Producer, Remedy, Report, TlsFiles, Window, stream_window};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
-use crate::uplink::encode::{Encoded, Encoder};
+use crate::uplink::encode::Encoded;
 use crate::uplink::health::Health;
 use crate::uplink::lane::{Backoff, Event};
+use crate::uplink::schemas::{Schemas, Writer};
 use crate::uplink::{Pace, Settings};
 
 /// Longest wait of one call of the client.
@@ -40,8 +41,10 @@ pub(super) struct Exactly<'a> {
     pub(super) open: Option<Open>,
     pub(super) next_token: usize,
     pub(super) size: Size,
+    /// What the client holds at most.
+    pub(super) window: Window,
     pub(super) encoded: Encoded,
-    pub(super) peek_failed: bool,
+    pub(super) schemas: Schemas,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
     pub(super) how: Transactions,
@@ -72,10 +75,7 @@ pub(in crate::uplink) fn run(
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let streams = settings.streams.iter().enumerate();
     let mut outlets: Vec<Outlet> = streams
-        .map(|(index, stream)| {
-            let encoder = Encoder::new(stream, &settings.gateway, &settings.kafka.output);
-            Outlet::new(index, stream, encoder, backoff)
-        })
+        .map(|(index, stream)| Outlet::new(index, stream, Writer::new(stream, &settings, backoff), backoff))
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let patience = Patience {
@@ -85,7 +85,9 @@ pub(in crate::uplink) fn run(
         transaction_ns: as_ns(how.timeout),
     };
     let id = transactional_id(&how, &settings.gateway.id, &queue);
+    let schemas = Schemas::start(&settings, &stop);
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
+    let window = stream_window(&settings.kafka, outlets.len());
     let mut thread = Exactly {
         lives: queue.lives(),
         settings,
@@ -96,8 +98,9 @@ pub(in crate::uplink) fn run(
         open: None,
         next_token: 0,
         size: Size::new(),
+        window,
         encoded: Encoded::default(),
-        peek_failed: false,
+        schemas,
         stop,
         health,
         how,
@@ -112,6 +115,7 @@ pub(in crate::uplink) fn run(
         tls_looked_ns: boot_ns(),
         renew: false,
     };
+    thread.load_schemas();
     thread.pause(as_ns(pace.first_delay_max.mul_f64(fastrand::f64())).saturating_add(boot_ns()));
     thread.work();
     thread.health().stopped();
@@ -225,6 +229,7 @@ impl Exactly<'_> {
     /// Begins the most urgent transaction, or waits for something to send.
     fn choose(&mut self, client: &Producer) -> Option<Turn> {
         self.look_at_tls_files();
+        self.look_at_registry();
         if self.renew {
             return None;
         }
@@ -236,14 +241,15 @@ impl Exactly<'_> {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
                     return self.commit_cursor(client, place);
                 }
-            } else if self.gather(place) {
+            } else if self.gather(place) && self.can_be_written(place) {
                 let turn = self.send_ready(client, place);
                 self.step_back(place);
                 return turn;
             }
         }
         let wait = self.idle_wait();
-        if self.outlets.iter().any(|outlet| !outlet.ready.is_empty()) {
+        let now_ns = boot_ns();
+        if self.outlets.iter().any(|outlet| !outlet.ready.is_empty() && !outlet.writer.is_shut(now_ns)) {
             // What is gathered waits for its time, not for more of its kind.
             std::thread::park_timeout(wait);
         } else {
