@@ -185,8 +185,8 @@ impl CursorReader {
         ] {
             properties.push((name.to_owned(), value.to_owned()));
         }
-        let config = client_config(&properties).map_err(|error| held(error.to_string()))?;
-        let client = config.create().map_err(|error| held(error.to_string()))?;
+        let config = client_config(&properties).map_err(|error| Failure::held(error.to_string()))?;
+        let client = config.create().map_err(|error| Failure::held(error.to_string()))?;
         Ok(Self { client, group: group.to_owned() })
     }
 
@@ -216,10 +216,6 @@ impl CursorReader {
     /// The client library cannot make it.
     pub fn into_group(self) -> Result<Group, Failure> {
         let metadata = self.client.group_metadata();
-        Ok(Group { metadata: metadata.ok_or_else(|| held(format!("group {} has no metadata", self.group)))? })
+        Ok(Group { metadata: metadata.ok_or_else(|| Failure::held(format!("group {} has no metadata", self.group)))? })
     }
-}
-
-fn held(text: String) -> Failure {
-    Failure { class: super::Class::Held, text, timestamp_refused: false }
 }

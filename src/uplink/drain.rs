@@ -301,7 +301,7 @@ impl Drain<'_> {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, error) => self.set_aside(place, position, &error),
+                Event::SetAside(position, failure) => self.set_aside(place, position, &failure.text),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
             }
         }

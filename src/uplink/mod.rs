@@ -10,6 +10,7 @@ pub mod encode;
 mod gate;
 mod health;
 mod lane;
+mod letter;
 pub mod preflight;
 mod registrar;
 mod schema_cache;

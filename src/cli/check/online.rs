@@ -37,6 +37,7 @@ fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
     }
     findings.extend(kafka.tls.iter().flat_map(of_files));
     let mut topics: Vec<String> = streams.iter().map(|stream| stream.topic.clone()).collect();
+    topics.extend(kafka.output.dead_letter_topic.clone());
     topics.sort();
     topics.dedup();
     let seen = inspect(kafka, &topics)?;

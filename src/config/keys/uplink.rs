@@ -75,8 +75,14 @@ pub(in crate::config) static KAFKA: Section = Section {
             Words("none"),
             "Further librdkafka properties; those that the agent's promises rest on are refused.",
         ),
+        key(
+            "dead-letter-topic",
+            Kind::Text("a Kafka topic that is no stream's"),
+            Words("none: the dead-letter file"),
+            "Topic for records that Kafka refuses in their stream's topic, with headers `forebay-*` that say where they come \
+             from and why. What it does not take either, or where it is missing, goes into the dead-letter file.",
+        ),
         later("budget", "A byte budget for metered links."),
-        later("dead-letter-topic", "A topic for records that Kafka refuses."),
     ],
 };
 

@@ -1,6 +1,6 @@
 //! A stream's part in exactly-once delivery: the transaction that is open, and when a crash could leave it in doubt.
 
-use super::{Retired, StreamState};
+use super::{MARKS_MAX, Retired, StreamState};
 use crate::queue::lane::Lanes;
 use crate::reading::Position;
 
@@ -61,6 +61,24 @@ impl StreamState {
     pub(in crate::queue) fn doubt_is_due(&self, first: Position, last: Position) -> bool {
         let delivered = self.doubt.is_used && first < self.lanes.cursor() && self.cursor_durable < self.lanes.cursor();
         delivered || self.doubt.unsaved().is_some_and(|(begin, end)| begin <= last && first <= end)
+    }
+
+    /// What the mark at `at` says.
+    pub(in crate::queue) fn skipped_at(&self, at: Position) -> u64 {
+        self.marks.iter().filter(|(mark, _)| *mark == at).map(|(_, count)| count).sum()
+    }
+
+    /// There is a mark of at least so many records at `at`, where nothing behind it is delivered.
+    pub(in crate::queue) fn carry_skipped(&mut self, at: Position, records: u64) {
+        let more = records.saturating_sub(self.skipped_at(at));
+        if self.lanes.cursor() != at || more == 0 {
+            return;
+        }
+        let full = self.marks.len() >= MARKS_MAX;
+        match self.marks.first_mut() {
+            Some((first, count)) if full || *first == at => *count = count.saturating_add(more),
+            _ => self.marks.insert(0, (at, more)),
+        }
     }
 
     /// Kafka has all that `lanes` says is done.

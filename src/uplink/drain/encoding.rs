@@ -3,7 +3,7 @@
 use super::{Drain, Outlet};
 use crate::clock::boot_ns;
 use crate::config::Stream;
-use crate::kafka::{Class, Failure};
+use crate::kafka::Failure;
 use crate::metrics::ByKind;
 use crate::uplink::Settings;
 use crate::uplink::encode::{Encoded, Encoder, NotEncoded};
@@ -95,7 +95,7 @@ impl Drain<'_> {
             }
             Err(NotEncoded::Unregistered | NotEncoded::TooManyColumns) => {
                 let text = NotEncoded::TooManyColumns.to_string();
-                let failure = Failure { class: Class::Poison, text, timestamp_refused: false };
+                let failure = Failure::unwritable(text);
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
                 let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
                 self.follow(place, events);

@@ -132,6 +132,7 @@ impl Exactly<'_> {
         let mut open = Open {
             place,
             range: None,
+            letter: None,
             first_token,
             records: Vec::with_capacity(self.outlets[place].ready.len()),
             count: 0,

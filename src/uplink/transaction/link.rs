@@ -93,8 +93,10 @@ impl Exactly<'_> {
         if let Some((_, last)) = open.range {
             lanes.ack(last);
         }
+        let of_letter = open.letter.map_or(0, |skipped| skipped.saturating_add(1));
+        let skipped = self.queue.skipped_at(outlet.index, lanes.cursor()).saturating_add(of_letter);
         let doubtful = outlet.doubtful.filter(|(first, last)| lanes.first_open(*first) <= *last);
-        let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful };
+        let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful, skipped };
         let sent = client.send_cursor(group, &outlet.topic, &cursor.encode(), SLICE);
         self.ended(sent)
     }
@@ -115,6 +117,9 @@ impl Exactly<'_> {
                     && trouble.remedy == Remedy::Abort
                 {
                     open.failure = Some((None, trouble.failure.clone()));
+                }
+                if trouble.remedy == Remedy::Rebuild && trouble.failure.class == Class::Held {
+                    self.hold_all(format!("transactional id {:?}: {}", self.id, trouble.failure.text));
                 }
                 self.health().error(trouble.failure.text);
                 match trouble.remedy {

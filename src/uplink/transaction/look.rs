@@ -21,12 +21,14 @@ const AT_ONCE: usize = 4;
 impl Exactly<'_> {
     /// Reads every stream's cursor. `stable`: after the transactional id was taken over, and so to go on from there.
     pub(super) fn look(&mut self, stable: bool) -> Option<Turn> {
-        let mut sight = Sight::Own;
-        let mut place = 0;
+        let (mut sight, mut place, mut known) = (Sight::Own, 0, 0);
         while place < self.outlets.len() && sight == Sight::Own && !self.stop.is_cancelled() {
             let end = self.outlets.len().min(place + AT_ONCE);
-            sight = match self.ask(place..end, stable) {
-                Ok(answers) => self.take(place, &answers, stable),
+            sight = match self.ask(place..end, stable, ASK_MAX) {
+                Ok(answers) => {
+                    known += answers.iter().filter(|answer| answer.is_ok()).count();
+                    self.take(place, answers, stable)
+                }
                 Err(failure) => {
                     tracing::debug!(error = %failure, "cursor cannot be read");
                     self.disconnected(failure.text);
@@ -40,21 +42,45 @@ impl Exactly<'_> {
         }
         if sight == Sight::Own {
             self.connected();
+            // Nobody is fenced by an agent that may not see whether there is somebody.
+            if known == 0 {
+                sight = Sight::Nothing;
+            }
         }
-        let another = self.session.another_delivers();
         let turn = self.session.read(sight, boot_ns(), fastrand::f64());
-        if another && !self.session.another_delivers() {
+        if stable && sight == Sight::Own && self.all_held.take().is_some() {
             self.metrics.uplink_fenced.set(0);
-            for outlet in &self.outlets {
+            for outlet in self.outlets.iter().filter(|outlet| outlet.group.is_some()) {
                 self.health().release(&outlet.name);
             }
         }
         turn
     }
 
-    /// Judges cursors of the outlets from `first` on.
-    fn take(&mut self, first: usize, answers: &[Option<Committed>], stable: bool) -> Sight {
-        for (place, committed) in (first..).zip(answers) {
+    /// Asks once more for the cursor of a stream that Kafka did not tell, now that no transaction is open.
+    pub(super) fn look_again(&mut self, place: usize) -> Option<Turn> {
+        match self.ask(place..place + 1, true, SILENT_MAX) {
+            Ok(answers) => match self.take(place, answers, true) {
+                Sight::Copy => self.session.read(Sight::Copy, boot_ns(), fastrand::f64()),
+                Sight::Own | Sight::Nothing => None,
+            },
+            Err(failure) => {
+                self.put_off(place, failure);
+                None
+            }
+        }
+    }
+
+    /// Judges cursors of the outlets from `first` on. A stream whose cursor Kafka refuses to tell waits alone.
+    fn take(&mut self, first: usize, answers: Vec<Result<Option<Committed>, Failure>>, stable: bool) -> Sight {
+        for (place, answer) in (first..).zip(answers) {
+            let committed = match answer {
+                Ok(committed) => committed,
+                Err(failure) => {
+                    self.put_off(place, failure);
+                    continue;
+                }
+            };
             match self.judge(place, committed.as_ref()) {
                 Found::Copy => return Sight::Copy,
                 Found::Own(cursor) if stable => self.resume(place, Some(&cursor)),
@@ -82,6 +108,9 @@ impl Exactly<'_> {
         tracing::debug!(stream = outlet.name, local = %local.cursor(), kafka = ?cursor.map(|cursor| cursor.lanes.cursor()),
             "cursor of the stream");
         self.queue.adopt_lanes(outlet.index, &lanes);
+        if let Some(cursor) = cursor {
+            self.queue.carry_skipped(outlet.index, cursor.lanes.cursor(), cursor.skipped);
+        }
         match doubtful {
             Some((first, last)) if cursor.is_none() => tracing::warn!(stream = outlet.name, %first, %last,
                 "kafka has forgotten the cursor while a transaction was in doubt; its records are sent again, marked"),
@@ -95,20 +124,29 @@ impl Exactly<'_> {
         format!("{}.{}", self.id, self.outlets[place].name)
     }
 
-    /// Asks for the cursors of these outlets, all at once and in slices of time.
-    fn ask(&mut self, places: Range<usize>, stable: bool) -> Result<Vec<Option<Committed>>, Failure> {
+    /// Asks for the cursors of these outlets, all at once and in slices of time, for at most `wait`. Gives for each what
+    /// Kafka says, or why it refuses.
+    fn ask(
+        &mut self,
+        places: Range<usize>,
+        stable: bool,
+        wait: Duration,
+    ) -> Result<Vec<Result<Option<Committed>, Failure>>, Failure> {
         let readers =
             places.clone().map(|place| CursorReader::open(&self.settings.kafka, &self.group_id(place), stable));
         let readers = readers.collect::<Result<Vec<_>, _>>()?;
         let began = Instant::now();
-        let end = began + ASK_MAX;
+        let end = began + wait;
         let mut answers = Vec::with_capacity(readers.len());
         for (place, reader) in places.zip(readers) {
             let committed = loop {
                 let failure = match reader.read(&self.outlets[place].topic, SLICE) {
-                    Ok(committed) => break committed,
+                    Ok(committed) => break Ok(committed),
                     Err(failure) => failure,
                 };
+                if failure.class == Class::Held {
+                    break Err(failure);
+                }
                 if failure.class != Class::Retried || Instant::now() > end || self.stop.is_cancelled() {
                     return Err(failure);
                 }
@@ -116,7 +154,10 @@ impl Exactly<'_> {
                     self.disconnected(failure.text);
                 }
             };
-            self.outlets[place].group = Some(reader.into_group()?);
+            self.outlets[place].group = match &committed {
+                Ok(_) => Some(reader.into_group()?),
+                Err(_) => None,
+            };
             answers.push(committed);
         }
         Ok(answers)

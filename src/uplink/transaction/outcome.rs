@@ -21,6 +21,9 @@ impl Exactly<'_> {
         self.size.took(open.bytes, now_ns.saturating_sub(open.began_ns));
         let outlet = &mut self.outlets[open.place];
         outlet.committed_ns = Some(now_ns);
+        if let (Some(skipped), Some((position, _))) = (open.letter, open.range) {
+            return self.letter_committed(open.place, position, skipped);
+        }
         let mut through: Option<Position> = None;
         let mut events = Vec::new();
         for sent in &open.records {
@@ -62,6 +65,10 @@ impl Exactly<'_> {
             // Whether the topic is there is asked before the next.
             outlet.committed_ns = None;
         }
+        if open.letter.is_some() {
+            self.queue.end_transaction(outlet.index);
+            return self.letter_failed(open.place, failure);
+        }
         let mut events = Vec::new();
         for (number, sent) in open.records.iter().enumerate() {
             let own = culprit.is_none_or(|culprit| culprit == number);
@@ -98,11 +105,19 @@ impl Exactly<'_> {
             return;
         }
         self.metrics.uplink_fenced.set(1);
-        let reason =
-            format!("another agent delivers as transactional id {:?}; nothing is lost here meanwhile", self.id);
+        let id = &self.id;
+        self.hold_all(format!("another agent delivers as transactional id {id:?}; nothing is lost here meanwhile"));
+    }
+
+    /// Nothing can be delivered until somebody mends something, and the cursors are read after that.
+    pub(super) fn hold_all(&mut self, reason: String) {
+        if self.all_held.as_ref() == Some(&reason) {
+            return;
+        }
         for outlet in &self.outlets {
             self.health().hold(&outlet.name, reason.clone());
         }
+        self.all_held = Some(reason);
     }
 
     pub(super) fn follow(&mut self, place: usize, events: Vec<Event>) {
@@ -112,7 +127,7 @@ impl Exactly<'_> {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, error) => self.set_aside(place, position, &error),
+                Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 // The session finds that out by itself.
                 Event::Rebuild(_) => {}
             }
@@ -121,21 +136,5 @@ impl Exactly<'_> {
         if outlet.lane.take_rewound() {
             outlet.forget_ready();
         }
-    }
-
-    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
-    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
-        if self.stop.is_cancelled() {
-            return;
-        }
-        let outlet = &mut self.outlets[place];
-        let events = match self.queue.set_aside(outlet.index, position, error) {
-            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
-            Err(failed) => {
-                let reason = format!("poison record {position} ({error}) stays: {failed}");
-                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
-            }
-        };
-        self.follow(place, events);
     }
 }

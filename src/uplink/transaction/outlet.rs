@@ -9,6 +9,7 @@ use crate::kafka::{Failure, Group};
 use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
 use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::letter::Letter;
 use crate::uplink::schemas::Writer;
 use crate::uplink::timestamp::Timestamps;
 
@@ -37,6 +38,8 @@ pub(super) struct Outlet {
     pub(super) doubtful: Option<Range>,
     /// Its next block needs a key that is not there; it is looked at again then, boot time in ns.
     pub(super) key_missing_until_ns: Option<u64>,
+    /// Its first record goes to the dead-letter topic.
+    pub(super) letter: Option<Letter>,
     /// Its records could not be read the last time.
     pub(super) peek_failed: bool,
 }
@@ -60,6 +63,7 @@ impl Outlet {
             committed_ns: None,
             doubtful: None,
             key_missing_until_ns: None,
+            letter: None,
             peek_failed: false,
         }
     }
@@ -88,6 +92,8 @@ pub(super) struct Open {
     pub(super) place: usize,
     /// First and last position; `None`: it commits the cursor alone.
     pub(super) range: Option<Range>,
+    /// It puts its one record into the dead-letter topic: what that said was left out before it.
+    pub(super) letter: Option<u64>,
     /// Token of the first record; the others follow.
     pub(super) first_token: usize,
     /// One entry a message.
@@ -112,6 +118,7 @@ impl Open {
         Self {
             place,
             range: None,
+            letter: None,
             first_token: 0,
             records: Vec::new(),
             count: 0,

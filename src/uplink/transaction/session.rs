@@ -10,6 +10,9 @@ use super::super::lane::Backoff;
 /// Transactions that time out in a row before the client is thought to be stuck.
 const STUCK_AFTER: u32 = 3;
 
+/// Longest pause before a new client where Kafka refuses one after the other.
+const REFUSED_NS_MAX: u64 = 60_000_000_000;
+
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -112,6 +115,8 @@ pub struct Session {
     /// The open transaction is aborted because of that.
     times_out: bool,
     another: bool,
+    /// Clients in a row that Kafka refused.
+    refused: u32,
 }
 
 impl Session {
@@ -126,6 +131,7 @@ impl Session {
             timed_out: 0,
             times_out: false,
             another: false,
+            refused: 0,
         }
     }
 
@@ -147,6 +153,7 @@ impl Session {
     }
 
     /// Whether another agent has the transactional id.
+    #[cfg(test)]
     pub fn another_delivers(&self) -> bool {
         self.another
     }
@@ -161,7 +168,7 @@ impl Session {
         match (sight, self.stage) {
             (Sight::Own, Stage::Looking) => self.reached(Stage::Initialising),
             (Sight::Own, Stage::Reading) => {
-                self.another = false;
+                (self.another, self.refused) = (false, 0);
                 self.reached(Stage::Ready);
             }
             (Sight::Own, _) => {}
@@ -251,7 +258,11 @@ impl Session {
     }
 
     fn lost(&mut self, now_ns: u64) -> Event {
-        self.restart(now_ns.saturating_add(self.patience.rebuild_ns));
+        // One that never got as far as to begin may meet the same refusal for days.
+        let pauses = Backoff { first_ns: self.patience.rebuild_ns, max_ns: self.patience.fenced_ns };
+        let pause_ns = pauses.delay_ns(self.refused, 1.0).min(REFUSED_NS_MAX.max(self.patience.rebuild_ns));
+        self.refused += u32::from(self.stage == Stage::Initialising);
+        self.restart(now_ns.saturating_add(pause_ns));
         Event::Lost
     }
 
@@ -379,6 +390,24 @@ mod tests {
         session.begun(0);
         session.failed(true);
         assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Lost));
+    }
+
+    #[test]
+    fn a_transactional_id_that_is_refused_is_tried_again_after_growing_pauses() {
+        let mut session = Session::new(PATIENCE);
+        let mut now_ns = 0;
+        for pause in [5, 10, 20, 40, 60, 60] {
+            assert_eq!(session.read(Sight::Own, now_ns, 0.5), None);
+            assert_eq!(session.ended(Outcome::Lost, now_ns, 0.5), Some(Event::Lost));
+            assert_eq!(session.step(now_ns), Step::Wait(now_ns + pause * SECOND));
+            now_ns += pause * SECOND;
+        }
+        session.read(Sight::Own, now_ns, 0.5);
+        session.ended(Outcome::Done, now_ns, 0.5);
+        session.read(Sight::Own, now_ns, 0.5);
+        assert_eq!(session.step(now_ns), Step::Begin);
+        session.lost_client(false, now_ns, 0.5);
+        assert_eq!(session.step(now_ns), Step::Wait(now_ns + 5 * SECOND), "once it was let in it is as any other");
     }
 
     #[test]

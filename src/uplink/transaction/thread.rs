@@ -23,7 +23,7 @@ use crate::uplink::{Pace, Settings};
 /// Longest wait of one call of the client.
 pub(super) const SLICE: Duration = Duration::from_millis(500);
 /// Longest wait for a topic's metadata.
-const TOPIC_MAX: Duration = Duration::from_secs(3);
+pub(super) const TOPIC_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a push.
 const IDLE_MAX: Duration = Duration::from_millis(200);
 /// Longest pause between two tries to read the cursors: the agent has no client then that would notice the link.
@@ -45,6 +45,8 @@ pub(super) struct Exactly<'a> {
     pub(super) window: Window,
     pub(super) encoded: Encoded,
     pub(super) schemas: Schemas,
+    /// Why all streams are held, where it is for one reason.
+    pub(super) all_held: Option<String>,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
     pub(super) how: Transactions,
@@ -101,6 +103,7 @@ pub(in crate::uplink) fn run(
         window,
         encoded: Encoded::default(),
         schemas,
+        all_held: None,
         stop,
         health,
         how,
@@ -239,7 +242,12 @@ impl Exactly<'_> {
             let is_due = outlet.committed_ns.is_none_or(|at| now_ns.saturating_sub(at) >= self.cursor_refresh_ns);
             if is_due {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
-                    return self.commit_cursor(client, place);
+                    let is_known = self.outlets[place].group.is_some();
+                    return if is_known { self.commit_cursor(client, place) } else { self.look_again(place) };
+                }
+            } else if self.outlets[place].letter.is_some() {
+                if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
+                    return self.send_letter(client, place);
                 }
             } else if self.gather(place) && self.can_be_written(place) {
                 let turn = self.send_ready(client, place);
