@@ -80,6 +80,8 @@ fn push(criterion: &mut Criterion) {
             priority: 0,
             durability: Durability::Window,
             retention: config::Retention::default(),
+            drain: None,
+            rate: config::Rate::default(),
         }],
     };
     let (metrics, _) = Metrics::new();

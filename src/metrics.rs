@@ -108,6 +108,8 @@ metrics! {
     queue_durable_position: Family<ByStream, Gauge>, "queue_durable_position";
     /// Highest contiguously acknowledged position, packed as run << 40 | seq
     queue_acknowledged_position: Family<ByStream, Gauge>, "queue_acknowledged_position";
+    /// Parts in which what waits is delivered; more than one where the newest went first
+    queue_lanes: Family<ByStream, Gauge>, "queue_lanes";
     /// Largest age a record reached in memory before it was durable or acknowledged
     queue_undurable_age_seconds_max: RealGauge, "queue_undurable_age_seconds_max";
     /// Bytes the agent wrote to the queue's files
@@ -136,6 +138,14 @@ metrics! {
     uplink_records_delivered: Family<ByStream, Counter>, "uplink_records_delivered";
     /// Uplink errors by class
     uplink_errors: Family<ByKind, Counter>, "uplink_errors";
+    /// Bytes of IP packets to and from Kafka, estimated from the client's count; without what TCP sent again
+    uplink_wire_bytes: Counter, "uplink_wire_bytes";
+    /// Bytes of kafka.budget used in the day, or in the last 24 hours while the clock is not set
+    uplink_budget_day_bytes: Gauge, "uplink_budget_day_bytes";
+    /// Bytes of kafka.budget used in the month
+    uplink_budget_month_bytes: Gauge, "uplink_budget_month_bytes";
+    /// Whether kafka.budget keeps a stream from sending
+    uplink_budget_exhausted: Gauge, "uplink_budget_exhausted";
     /// Records handed to the Kafka client and not yet reported
     uplink_in_flight_records: Gauge, "uplink_in_flight_records";
     /// Times the Kafka client was destroyed and built anew

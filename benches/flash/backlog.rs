@@ -37,6 +37,8 @@ fn settings(dir: &Path) -> Settings {
             priority: 0,
             durability: Durability::Window,
             retention: Retention::default(),
+            drain: None,
+            rate: Default::default(),
         }],
     }
 }

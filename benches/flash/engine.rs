@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use forebay::metrics::Metrics;
 use forebay::queue::block::SealedBlock;
+use forebay::queue::lane::Lanes;
 use forebay::queue::recovery;
 use forebay::queue::store::BlockStore;
 use forebay::reading::{Name, Position};
@@ -66,7 +67,7 @@ impl Engine {
                 file.sync_data().unwrap();
             }
         }
-        self.store().remove_done(&[(Name::from(STREAM), cursor)]).unwrap();
+        self.store().remove_done(&[(Name::from(STREAM), Lanes::from_cursor(cursor))]).unwrap();
     }
 
     /// Bytes that the device has been asked to write, with what the kernel held back.

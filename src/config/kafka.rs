@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::keys::{SASL, TLS};
+use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{Delivery, Kafka, KafkaCompression, Output, Tls, Transactions};
+use super::resolved::{
+    Budget, Delivery, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls, Transactions,
+};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
+use super::storage;
 use super::tree::{Kind, Node, quoted};
 
+/// Exactly once knows one cursor a stream, which newest-first has not.
+const NOT_WITH_EXACTLY_ONCE: &str =
+    "\"newest-first\", which does not go with kafka.delivery = \"exactly-once\"; allowed: \"oldest-first\"";
 /// Most properties in `[kafka.properties]`.
 const PROPERTIES_MAX: usize = 64;
 
@@ -20,7 +26,12 @@ const UNVERIFIED: [(&str, &str); 2] =
     [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")];
 
 /// Reads `[kafka]`.
-pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_>) -> Option<Kafka> {
+pub(super) fn read(
+    table: &Table<'_>,
+    gateway: Option<&str>,
+    streams: &[Stream],
+    secrets: Secrets<'_>,
+) -> Option<Kafka> {
     let mut brokers = Vec::new();
     for (broker, place) in table.texts("brokers", 1..=32) {
         if host_port(broker, None).is_none() {
@@ -45,8 +56,11 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
     };
     let in_flight_bytes_max = table.size("in-flight-bytes");
     let linger = table.duration("linger");
+    let rate = storage::rate(table);
+    let budget = table.table("budget", &BUDGET).map(|budget| read_budget(&budget));
     let delivery = read_delivery(table);
-    table.word("drain");
+    let drain = storage::drain_order(table);
+    refuse_newest_first(table, delivery.as_ref(), drain, streams);
     let properties = read_properties(table);
     Some(Kafka {
         brokers,
@@ -59,6 +73,12 @@ pub(super) fn read(table: &Table<'_>, gateway: Option<&str>, secrets: Secrets<'_
         compression: compression?,
         in_flight_bytes_max: in_flight_bytes_max?,
         linger: linger?,
+        drain: drain?,
+        rate: rate?,
+        budget: match budget {
+            Some(read) => Some(read?),
+            None => None,
+        },
         delivery: delivery?,
         properties,
         output: Output::default(),
@@ -114,6 +134,38 @@ fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {
         }
     }
     Tls { ca: path("ca"), cert: path("cert"), key: path("key") }
+}
+
+/// All errors at once: also where other keys make no sense.
+fn refuse_newest_first(table: &Table<'_>, delivery: Option<&Delivery>, drain: Option<DrainOrder>, streams: &[Stream]) {
+    if !matches!(delivery, Some(Delivery::ExactlyOnce(_))) {
+        return;
+    }
+    if drain == Some(DrainOrder::NewestFirst) {
+        table.error(&table.place_of("drain"), "drain", NOT_WITH_EXACTLY_ONCE.to_owned());
+    }
+    if let Some(stream) = streams.iter().find(|stream| stream.drain == Some(DrainOrder::NewestFirst)) {
+        let message = format!("stream {} has drain = {NOT_WITH_EXACTLY_ONCE}", quoted(&stream.name));
+        table.error(&table.place_of("delivery"), "delivery", message);
+    }
+}
+
+fn read_budget(table: &Table<'_>) -> Option<Budget> {
+    if !table.has("day") && !table.has("month") {
+        table.error(&table.at, "day", "missing; needed: day, month or both".to_owned());
+    }
+    let reserve = table.text("reserve")?;
+    let reserve_percent = reserve.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    let reserve_percent = reserve_percent.filter(|percent| *percent <= 90);
+    if reserve_percent.is_none() {
+        table.refuse("reserve", "is not such a percentage");
+    }
+    Some(Budget {
+        day_bytes: if table.has("day") { Some(table.size("day")?) } else { None },
+        month_bytes: if table.has("month") { Some(table.size("month")?) } else { None },
+        reserve_percent: reserve_percent?,
+        reserve_priority: table.integer("reserve-priority")?,
+    })
 }
 
 fn read_properties(table: &Table<'_>) -> BTreeMap<String, String> {

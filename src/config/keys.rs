@@ -96,10 +96,10 @@ const fn later(name: &'static str, meaning: &'static str) -> Key {
 
 pub(super) use local::{CLOCK, GATEWAY, INCLUDED, MQTT, OUTBOX, QUEUE, RETENTION, ROOT, STATUS, STREAM};
 pub(super) use sources::{COLUMN, GNSS, MODBUS, MQTT_SOURCE, REGISTER, RTU, SERIAL, SIMULATED, SOURCE, TYPES, UNIT};
-pub(super) use uplink::{KAFKA, REGISTRY, SASL, TLS};
+pub(super) use uplink::{BUDGET, KAFKA, RATE, REGISTRY, SASL, TLS};
 
 /// All sections in the order of the reference page.
-pub(super) const SECTIONS: [&Section; 24] = [
+pub(super) const SECTIONS: [&Section; 26] = [
     &ROOT,
     &INCLUDED,
     &GATEWAY,
@@ -122,6 +122,8 @@ pub(super) const SECTIONS: [&Section; 24] = [
     &REGISTRY,
     &TLS,
     &SASL,
+    &RATE,
+    &BUDGET,
     &CLOCK,
     &STATUS,
 ];

@@ -140,6 +140,20 @@ pub struct Stream {
     pub durability: Durability,
     /// How much of it is kept for how long.
     pub retention: Retention,
+    /// In what order its backlog is sent; `None`: as `[kafka]` says.
+    pub drain: Option<DrainOrder>,
+    /// How fast it may be sent.
+    pub rate: Rate,
+}
+
+/// In what order a backlog is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DrainOrder {
+    /// In the order of positions.
+    #[default]
+    OldestFirst,
+    /// After an outage what is newest, then history.
+    NewestFirst,
 }
 
 /// `[stream.retention]`: what goes when there is no room, and what goes by age.
@@ -192,12 +206,40 @@ pub struct Kafka {
     pub in_flight_bytes_max: usize,
     /// How long the client gathers a batch while the queue is short.
     pub linger: Duration,
+    /// In what order a backlog is sent, where a stream does not say.
+    pub drain: DrainOrder,
+    /// How fast all streams together may send.
+    pub rate: Rate,
+    /// How much may go over the link.
+    pub budget: Option<Budget>,
     /// How often a record may arrive.
     pub delivery: Delivery,
     /// librdkafka properties the user set (`[kafka.properties]`), checked against what the agent needs.
     pub properties: BTreeMap<String, String>,
     /// How records are written into messages.
     pub output: Output,
+}
+
+/// A limit on how fast records are sent; `None`: as fast as the link takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate {
+    /// Records a second.
+    pub records: Option<u64>,
+    /// Bytes of keys and values a second, before compression.
+    pub bytes: Option<u64>,
+}
+
+/// `[kafka] budget`: bytes in both directions as the network carries them, estimated. At least one limit is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Most in a day of UTC.
+    pub day_bytes: Option<u64>,
+    /// Most in a month of UTC.
+    pub month_bytes: Option<u64>,
+    /// Share of both that is kept for streams of high priority, in percent.
+    pub reserve_percent: u8,
+    /// The lowest priority that may use it.
+    pub reserve_priority: u8,
 }
 
 /// `kafka.delivery`

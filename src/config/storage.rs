@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::keys::{RETENTION, STREAM};
+use super::keys::{RATE, RETENTION, STREAM};
 use super::names::{self, is_kafka_topic, note_unique};
 use super::output::WrittenForm;
 use super::problem::Report;
 use super::queue_key;
 use super::reader::Table;
-use super::resolved::{Compression, Durability, Queue, Retention, STREAMS_MAX, Status, Stream, WhenFull};
+use super::resolved::{
+    Compression, DrainOrder, Durability, Queue, Rate, Retention, STREAMS_MAX, Status, Stream, WhenFull,
+};
 use super::secret::Secrets;
 use super::tree::Node;
 
@@ -86,6 +88,8 @@ pub(super) fn streams(written: &[(&Node, String)], report: &Report) -> (Vec<Stre
                 priority: 0,
                 durability: Durability::Window,
                 retention: Retention::default(),
+                drain: None,
+                rate: Rate::default(),
             },
         );
     }
@@ -111,13 +115,35 @@ fn stream(table: &Table<'_>, taken: &mut Vec<String>) -> Option<Stream> {
         Some(table) => retention(&table),
         None => Some(Retention::default()),
     };
-    table.word("drain");
+    let drain = if table.has("drain") { drain_order(table) } else { None };
     Some(Stream {
         name: name?.into(),
         topic: topic?,
         priority: priority?,
         durability: durability?,
         retention: retention?,
+        drain,
+        rate: rate(table)?,
+    })
+}
+
+/// Reads `drain`.
+pub(super) fn drain_order(table: &Table<'_>) -> Option<DrainOrder> {
+    match table.word("drain")? {
+        "newest-first" => Some(DrainOrder::NewestFirst),
+        _ => Some(DrainOrder::OldestFirst),
+    }
+}
+
+/// Reads `rate`.
+pub(super) fn rate(table: &Table<'_>) -> Option<Rate> {
+    let Some(rate) = table.table("rate", &RATE) else { return Some(Rate::default()) };
+    if !rate.has("records") && !rate.has("bytes") {
+        rate.error(&rate.at, "records", "missing; needed: records, bytes or both".to_owned());
+    }
+    Some(Rate {
+        records: if rate.has("records") { Some(rate.integer("records")?) } else { None },
+        bytes: if rate.has("bytes") { Some(rate.size("bytes")?) } else { None },
     })
 }
 

@@ -6,6 +6,7 @@
 use anyhow::Context as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 /// Number of the only broker.
 const BROKER: i32 = 1;
@@ -61,8 +62,16 @@ impl EmbeddedKafka {
 
     /// The next produce requests fail with these error codes of the Kafka protocol (0: succeeds), in turn.
     pub fn fail_produce(&self, codes: &[i16]) {
-        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        self.fail(RDKafkaApiKey::Produce, codes);
+    }
+
+    /// The same for requests for the offsets of a group.
+    pub fn fail_offset_fetch(&self, codes: &[i16]) {
+        self.fail(RDKafkaApiKey::OffsetFetch, codes);
+    }
+
+    fn fail(&self, request: RDKafkaApiKey, codes: &[i16]) {
         let errors: Vec<_> = codes.iter().filter_map(|code| RDKafkaRespErr::try_from(i32::from(*code)).ok()).collect();
-        self.cluster.request_errors(RDKafkaApiKey::Produce, &errors);
+        self.cluster.request_errors(request, &errors);
     }
 }

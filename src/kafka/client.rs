@@ -16,8 +16,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
-use super::settings::{Refusal, producer_properties};
+use super::settings::{Refusal, letter_properties, producer_properties};
 use super::token::Tokens;
+use super::traffic::Traffic;
 use crate::config::{Delivery, Kafka};
 
 /// The client could not be made.
@@ -73,6 +74,8 @@ pub enum Notice {
     AllBrokersDown,
     /// Produce requests were sent since the last statistics.
     Requested,
+    /// What the client moved since it was made.
+    Traffic(Traffic),
     /// An error that belongs to no record.
     Trouble(Failure),
 }
@@ -121,18 +124,28 @@ impl Context {
     }
 }
 
-/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states and how many
-/// produce requests were sent.
+/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states, how many
+/// produce requests were sent, and how much was moved.
 #[derive(serde::Deserialize)]
 struct Statistics {
     #[serde(default)]
     brokers: HashMap<String, BrokerStatistics>,
+    #[serde(default)]
+    tx: u64,
+    #[serde(default)]
+    tx_bytes: u64,
+    #[serde(default)]
+    rx: u64,
+    #[serde(default)]
+    rx_bytes: u64,
 }
 
 #[derive(serde::Deserialize)]
 struct BrokerStatistics {
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    connects: u64,
     #[serde(default)]
     req: RequestStatistics,
 }
@@ -166,6 +179,13 @@ impl ClientContext for Context {
             self.notice(Notice::Connected);
         }
         let requests = parsed.brokers.values().map(|broker| broker.req.produce).sum();
+        self.notice(Notice::Traffic(Traffic {
+            requests: parsed.tx,
+            sent_bytes: parsed.tx_bytes,
+            answers: parsed.rx,
+            received_bytes: parsed.rx_bytes,
+            connections: parsed.brokers.values().map(|broker| broker.connects).sum(),
+        }));
         if self.requests.swap(requests, Ordering::Relaxed) < requests {
             self.notice(Notice::Requested);
         }
@@ -206,6 +226,14 @@ impl Producer {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
         Self::from_properties(&properties, kafka)
+    }
+
+    /// A small client for dead letters, which gives a record up after half a minute.
+    ///
+    /// # Errors
+    /// As [`Producer::new`].
+    pub fn for_letters(kafka: &Kafka) -> Result<Self, ClientError> {
+        Self::from_properties(&letter_properties(kafka), kafka)
     }
 
     /// A client with these properties; `kafka` says how it logs in.

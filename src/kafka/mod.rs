@@ -13,6 +13,7 @@ mod quiet;
 mod settings;
 mod tls_files;
 mod token;
+mod traffic;
 mod transaction;
 
 pub use certificates::{Certificate, read_certificates};
@@ -24,4 +25,5 @@ pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, Window, batch_bytes_max, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{FirstToExpire, Renewal, TlsFiles};
+pub use traffic::Traffic;
 pub use transaction::{Committed, CursorReader, Group, Remedy, Trouble};

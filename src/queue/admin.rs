@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Inner, Phase};
+use super::lane::Lanes;
 use super::store::{BlockStore, Change, OldestBlocks, StoreError};
 use super::store_thread::{Driver, error_text};
 use super::{PeekError, Queue, STORE_WAIT_MAX, block, retention};
@@ -179,8 +180,8 @@ impl Driver {
         let outcome = match task {
             Task::Purge { stream, through } => self.purge(&stream, through).map_err(stored),
             Task::Scrub { stream, after } => {
-                let cursors = retention::durable_cursors(self.inner());
-                let cursor = cursors.into_iter().find(|(name, _)| *name == stream).map(|(_, cursor)| cursor);
+                let lanes = retention::durable_lanes(self.inner());
+                let cursor = lanes.into_iter().find(|(name, _)| *name == stream).map(|(_, lanes)| lanes.cursor());
                 self.change(&Change::Remove { stream, below: cursor.unwrap_or_default() }, after)
             }
             Task::Rekey { after } => self.change(&Change::Rekey, after),
@@ -212,8 +213,8 @@ impl Driver {
             self.inner().lock().streams.iter().map(super::tail::StreamState::next_position).collect();
         self.seal_below(&ends)?;
         let inner = Arc::clone(self.inner());
-        let Some((index, cursor)) = cursor_of(&inner, name) else { return Ok(Step::default()) };
-        let blocks = self.with_store(|store| next_to_purge(store, &inner.keys, name, cursor, through))?;
+        let Some((index, lanes)) = lanes_of(&inner, name) else { return Ok(Step::default()) };
+        let blocks = self.with_store(|store| next_to_purge(store, &inner.keys, name, &lanes, through))?;
         let Some(blocks) = blocks else { return Ok(Step::default()) };
         match index {
             Some(index) => retention::remove(&inner, index, &blocks, retention::Rule::Purge),
@@ -228,15 +229,15 @@ fn stored(error: StoreError) -> AdminError {
     AdminError::Store(error_text(&error))
 }
 
-/// The index of a stream, `None` where it is not configured any more, and its cursor.
-fn cursor_of(inner: &Inner, name: &Name) -> Option<(Option<usize>, Position)> {
+/// The index of a stream, `None` where it is not configured any more, and its lanes.
+fn lanes_of(inner: &Inner, name: &Name) -> Option<(Option<usize>, Lanes)> {
     let shared = inner.lock();
     let configured = shared.streams.iter().position(|stream| stream.name == *name);
     if let Some(index) = configured {
-        return Some((Some(index), shared.streams[index].lanes.cursor()));
+        return Some((Some(index), shared.streams[index].lanes.clone()));
     }
     let known = shared.unconfigured.iter().find(|control| control.stream == *name)?;
-    Some((None, known.lanes.cursor()))
+    Some((None, known.lanes.clone()))
 }
 
 /// The next blocks of a stream that a purge removes: those of one epoch; of the last block the records through
@@ -245,26 +246,27 @@ pub(super) fn next_to_purge(
     store: &mut dyn BlockStore,
     keys: &Keyring,
     stream: &str,
-    cursor: Position,
+    lanes: &Lanes,
     through: Position,
 ) -> Result<Option<OldestBlocks>, StoreError> {
-    if through < cursor {
+    if through < lanes.cursor() {
         return Ok(None);
     }
-    let all = store.oldest_of(stream, cursor, u64::MAX)?;
+    let all = store.oldest_of(stream, lanes, u64::MAX)?;
     if all.as_ref().is_none_or(|blocks| blocks.last <= through) {
         return Ok(all);
     }
-    let Some(mut oldest) = store.oldest_of(stream, cursor, 1)?.filter(|blocks| blocks.first <= through) else {
+    let Some(mut oldest) = store.oldest_of(stream, lanes, 1)?.filter(|blocks| blocks.first <= through) else {
         return Ok(None);
     };
     if oldest.last <= through {
         return Ok(Some(oldest));
     }
-    let Some(records) = store.read(stream, cursor)?.and_then(|block| block::open(&block, keys).ok()) else {
+    let Some(records) = store.read(stream, oldest.first)?.and_then(|block| block::open(&block, keys).ok()) else {
         return Ok(None);
     };
-    let wanted = records.iter().filter(|record| (cursor..=through).contains(&record.position));
+    let is_open = |position: Position| position <= through && !lanes.is_done(position);
+    let wanted = records.iter().filter(|record| is_open(record.position));
     let Some(last) = wanted.clone().map(|record| record.position).max() else { return Ok(None) };
     let skipped = wanted.clone().map(|record| record.skipped).sum();
     (oldest.last, oldest.records, oldest.skipped) = (last, wanted.count() as u64, skipped);

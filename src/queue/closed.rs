@@ -77,8 +77,8 @@ impl ClosedQueue {
         match task {
             Task::Purge { stream, through } => self.purge(&stream, through),
             Task::Scrub { stream, after } => {
-                let cursor = self.state.iter().flat_map(State::cursors).find(|(name, _)| *name == stream);
-                let below = cursor.map(|(_, cursor)| cursor).unwrap_or_default();
+                let lanes = self.state.iter().flat_map(State::lanes).find(|(name, _)| *name == stream);
+                let below = lanes.map(|(_, lanes)| lanes.cursor()).unwrap_or_default();
                 self.change(&Change::Remove { stream, below }, after)
             }
             Task::Rekey { after } => self.change(&Change::Rekey, after),
@@ -123,14 +123,14 @@ impl ClosedQueue {
             });
             state.streams.len() - 1
         });
-        let mut lanes = super::open::lanes_of(&state.streams[at]);
-        let blocks = next_to_purge(&mut self.store, &self.keys, name, lanes.cursor(), through)?;
+        let mut lanes = state.streams[at].lanes();
+        let blocks = next_to_purge(&mut self.store, &self.keys, name, &lanes, through)?;
         let Some(blocks) = blocks else { return Ok(Step::default()) };
         lanes.remove_through(blocks.last);
         mark(&mut state.streams[at], &lanes, &blocks);
         // Durable before anything goes.
         self.state_store.save(state)?;
-        self.store.remove_done(&state.cursors())?;
+        self.store.remove_done(&state.lanes())?;
         Ok(Step { epoch: Some(blocks.epoch), records: blocks.records, ..Step::default() })
     }
 }

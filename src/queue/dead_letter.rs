@@ -54,12 +54,12 @@ pub enum SetAsideError {
         #[source]
         source: std::io::Error,
     },
-    /// Only the record at the cursor can be set aside: what is before it is not delivered.
-    #[error("record {position} cannot be set aside, the next of its stream is {next}")]
+    /// Only the next record of a lane can be set aside: what is before it is not delivered.
+    #[error("record {position} cannot be set aside, the next of its lane is {next}")]
     NotNext {
         /// The position given.
         position: Position,
-        /// The position at the cursor.
+        /// The next of the lane.
         next: Position,
     },
     /// The record cannot be read, or the store thread does not answer.
@@ -74,7 +74,9 @@ pub(super) fn set_aside(
     position: Position,
     error: &str,
 ) -> Result<(), SetAsideError> {
-    let Some(batch) = peek::peek(inner, stream, None, Limit { records: 1, bytes: 0 })? else { return Ok(()) };
+    let lane = inner.lock().streams.get(stream.0).map(|queue| queue.lanes.lane_at(position));
+    let span = lane.map_or(peek::Span::after(None), |lane| peek::Span { from: lane.next, end: lane.end });
+    let Some(batch) = peek::peek(inner, stream, span, Limit { records: 1, bytes: 0 })? else { return Ok(()) };
     let Some(record) = batch.records.into_iter().next().filter(|next| next.position <= position) else {
         // Retention took it meanwhile.
         return Ok(());

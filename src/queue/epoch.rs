@@ -22,6 +22,7 @@ use super::admin::Step;
 use super::block::{BLOCK_BYTES_MAX, SEGMENT_BYTES, SealedBlock};
 use super::cipher::Keyring;
 use super::disk::{self, Ballast};
+use super::lane::Lanes;
 use super::lock::Lock;
 use super::recovery::Lost;
 use super::store::{BlockStore, Change, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
@@ -131,9 +132,9 @@ impl EpochStore {
         self.close_writer().map_err(failure("close epoch", &queue_dir))
     }
 
-    /// Ranges that the blocks' chain proves to be missing, given each stream's durable cursor, and that of the others.
-    pub(crate) fn lost(&mut self, cursors: &[(Name, Position)], unnamed: Option<Position>) -> Vec<Lost> {
-        let mut chain = super::recovery::Chain::new(cursors, unnamed);
+    /// Ranges that the blocks' chain proves to be missing, given each stream's durable lanes, and the cursor of the others.
+    pub(crate) fn lost(&mut self, lanes: &[(Name, Lanes)], unnamed: Option<Position>) -> Vec<Lost> {
+        let mut chain = super::recovery::Chain::new(lanes, unnamed);
         let numbers: Vec<u64> = self.epochs.keys().copied().collect();
         for number in numbers {
             for entry in self.read_entries(number) {
@@ -276,19 +277,21 @@ impl BlockStore for EpochStore {
         self.read_next(stream, at).map_err(failure("read", &self.queue_dir))
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
-        let below = |held: &Held| cursors.iter().any(|(stream, cursor)| *stream == held.stream && held.last < *cursor);
-        let done = |epoch: &Epoch| epoch.totals.iter().all(below) && !rescue::has_newer(&epoch.dir);
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
+        let is_done = |held: &Held| {
+            lanes.iter().any(|(name, of)| *name == held.stream && of.is_range_done(held.first, held.last))
+        };
+        let done = |epoch: &Epoch| epoch.totals.iter().all(is_done) && !rescue::has_newer(&epoch.dir);
         let numbers: Vec<u64> = self.epochs.iter().filter(|(_, epoch)| done(epoch)).map(|(n, _)| *n).collect();
         numbers.into_iter().try_for_each(|number| self.remove_epoch(number))
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
-        self.oldest_blocks(stream, cursor, bytes).map_err(failure("read", &self.queue_dir))
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        self.oldest_blocks(stream, lanes, bytes).map_err(failure("read", &self.queue_dir))
     }
 
-    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
-        self.reclaim_emptiest(cursors, percent).map_err(failure("rewrite epoch", &self.queue_dir))
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError> {
+        self.reclaim_emptiest(lanes, percent).map_err(failure("rewrite epoch", &self.queue_dir))
     }
 
     fn epochs_of(&self, stream: &str) -> StreamEpochs {
@@ -299,13 +302,13 @@ impl BlockStore for EpochStore {
         &mut self,
         stream: &str,
         epochs: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> Result<Vec<SealedBlock>, StoreError> {
-        self.stream_blocks(stream, epochs, cursors).map_err(failure("read epochs", &self.queue_dir))
+        self.stream_blocks(stream, epochs, lanes).map_err(failure("read epochs", &self.queue_dir))
     }
 
-    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
-        self.replace_blocks(replacement, cursors).map_err(failure("rewrite epochs", &self.queue_dir))
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        self.replace_blocks(replacement, lanes).map_err(failure("rewrite epochs", &self.queue_dir))
     }
 
     fn change(&mut self, change: &Change, after: Option<u64>) -> Result<Option<Step>, StoreError> {

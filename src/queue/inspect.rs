@@ -165,7 +165,7 @@ impl Inspection {
     /// The durable cursor may be up to 1 MiB or 5 s behind what the agent has delivered.
     pub fn lanes(&self, stream: &str) -> Lanes {
         let known = self.state.iter().flat_map(|state| &state.streams).find(|known| &*known.name == stream);
-        known.map_or_else(|| Lanes::from_cursor(Position::ZERO), lanes_of)
+        known.map_or_else(|| Lanes::from_cursor(Position::ZERO), StreamState::lanes)
     }
 
     /// The process that holds the directory's lock, where this machine's kernel shows one: an agent that runs.
@@ -235,14 +235,6 @@ impl Inspection {
             None => Ok(None),
         }
     }
-}
-
-/// A stream's lanes; where they make no sense, one from the lowest cursor on, as the agent does.
-fn lanes_of(stream: &StreamState) -> Lanes {
-    let position = Position::from_packed;
-    let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
-    Lanes::from_pairs(&pairs)
-        .unwrap_or_else(|_| Lanes::from_cursor(pairs.first().map_or(Position::ZERO, |(next, _)| *next)))
 }
 
 /// The text of the `format` file; empty where there is none.

@@ -30,6 +30,17 @@ pub enum LaneError {
     },
 }
 
+/// One lane as [`Lanes::lane_at`] gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneAt {
+    /// End of the lane before it; zero where there is none. What lies between this and `next` is done.
+    pub start: Position,
+    /// Its first position that is not done.
+    pub next: Position,
+    /// Its end, not included.
+    pub end: Position,
+}
+
 /// The lanes of one stream: ascending, disjoint, none empty, the last one open at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lanes {
@@ -97,12 +108,72 @@ impl Lanes {
         true
     }
 
+    /// Everything from `from` through `through` is delivered. A lane moves only where all of it before `from` is done
+    /// already, so that an acknowledgement never reaches over what was not sent. Gives the end of the lane before the
+    /// first that moved ([`Position::ZERO`]: there is none); `None`: nothing moved.
+    pub fn ack_range(&mut self, from: Position, through: Position) -> Option<Position> {
+        let mut floor = None;
+        for lane in (0..self.lanes.len()).rev() {
+            let (next, _) = self.lanes[lane];
+            if from <= next && next <= through {
+                floor = Some(lane.checked_sub(1).map_or(Position::ZERO, |before| self.lanes[before].1));
+                self.ack_lane(lane, through);
+            }
+        }
+        floor
+    }
+
     /// Everything through `through` was removed, whatever lane it is in.
     pub fn remove_through(&mut self, through: Position) {
         while self.lanes.len() > 1 && self.lanes[0].1 <= through.next() {
             self.lanes.remove(0);
         }
         self.ack(through);
+    }
+
+    /// The lane `[next, end)` that holds `position` or, where it is done, the next one; and where the lane before it
+    /// ends.
+    pub fn lane_at(&self, position: Position) -> LaneAt {
+        let lane = self.lanes.partition_point(|(_, end)| *end <= position);
+        let start = lane.checked_sub(1).map_or(Position::ZERO, |before| self.lanes[before].1);
+        let (next, end) = self.lanes.get(lane).copied().unwrap_or((Position::END, Position::END));
+        LaneAt { start, next, end }
+    }
+
+    /// Whether every position of a range, both ends included, is done.
+    pub fn is_range_done(&self, first: Position, last: Position) -> bool {
+        self.first_open(first) > last
+    }
+
+    /// How many positions of a range, both ends included, are done. Where a part that is done ends in a later run than
+    /// it begins, how long it is cannot be told, and it counts nothing.
+    pub fn done_positions(&self, first: Position, last: Position) -> u64 {
+        let after = last.next();
+        let mut done = 0;
+        let mut from = first;
+        for (next, end) in self.lanes.iter().copied().chain([(Position::END, Position::END)]) {
+            let until = next.clamp(from, after.max(from));
+            if until.run() == from.run() {
+                done += until.seq() - from.seq();
+            }
+            from = end.clamp(until, after.max(until));
+        }
+        done
+    }
+
+    /// Whether something from `from` through `through` is done here that was not done in `before`.
+    pub fn has_more_done_than(&self, before: &Self, from: Position, through: Position) -> bool {
+        before.lanes.iter().take_while(|(next, _)| *next <= through).any(|(next, end)| {
+            let mut at = from.max(*next);
+            while at < *end && at <= through {
+                let lane = self.lane_at(at);
+                if lane.next > at {
+                    return true;
+                }
+                at = lane.end;
+            }
+            false
+        })
     }
 
     /// Splits the last lane at `at`, so that what is newer can be drained first. False where nothing would come of it:
@@ -233,6 +304,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Ack(usize, u64),
+        AckRange(u64, u64),
         Remove(u64),
         Split(u64),
         Merge,
@@ -243,6 +315,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0..4_usize, 0..64_u64).prop_map(|(lane, seq)| Step::Ack(lane, seq)),
+            (0..64_u64, 0..64_u64).prop_map(|(from, through)| Step::AckRange(from, through)),
             (0..64_u64).prop_map(Step::Remove),
             (0..64_u64).prop_map(Step::Split),
             Just(Step::Merge),
@@ -258,6 +331,7 @@ mod tests {
             let mut lanes = Lanes::from_cursor(at(0));
             let mut open: BTreeSet<u64> = (0..64).collect();
             for step in steps {
+                let (lanes_before, open_before) = (lanes.clone(), open.clone());
                 match step {
                     Step::Ack(lane, seq) => {
                         let range = lanes.pairs().get(lane).copied();
@@ -265,6 +339,14 @@ mod tests {
                             open.retain(|s| at(*s) < next || at(*s) >= end || *s > seq);
                         }
                         lanes.ack_lane(lane, at(seq));
+                    }
+                    Step::AckRange(from, through) => {
+                        for (next, end) in lanes.pairs().to_vec() {
+                            if at(from) <= next {
+                                open.retain(|s| at(*s) < next || at(*s) >= end || *s > through);
+                            }
+                        }
+                        lanes.ack_range(at(from), at(through));
                     }
                     Step::Remove(seq) => {
                         open.retain(|s| *s > seq);
@@ -287,6 +369,14 @@ mod tests {
                     prop_assert_eq!(lanes.is_done(at(seq)), !open.contains(&seq), "seq {} in {:?}", seq, &lanes);
                     let first = open.range(seq..).next().copied().unwrap_or(64.max(lanes.first_open(at(seq)).seq()));
                     prop_assert_eq!(lanes.first_open(at(seq)), at(first));
+                    let more = open_before.range(..=seq).any(|s| !open.contains(s));
+                    prop_assert_eq!(lanes.has_more_done_than(&lanes_before, at(0), at(seq)), more, "through {}", seq);
+                    let more = open_before.range(seq..).any(|s| !open.contains(s));
+                    prop_assert_eq!(lanes.has_more_done_than(&lanes_before, at(seq), at(63)), more, "from {}", seq);
+                    let done = (20..=seq).filter(|s| !open.contains(s)).count() as u64;
+                    prop_assert_eq!(lanes.done_positions(at(20), at(seq.max(19))), done, "20 to {}", seq);
+                    let lane = lanes.lane_at(at(seq));
+                    prop_assert!(lane.start <= lane.next && lane.start <= at(seq) && at(seq) < lane.end);
                 }
             }
         }

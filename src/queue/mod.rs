@@ -31,6 +31,7 @@ mod key_check;
 pub mod lane;
 mod lives;
 mod lock;
+mod newest_first;
 mod open;
 mod outage;
 mod peek;
@@ -61,6 +62,7 @@ pub use self::engine::QueueClock;
 use self::engine::{Inner, Phase, SET_ASIDE_MAX};
 pub use self::error::OpenError;
 pub use self::lives::Lives;
+pub use self::newest_first::Newest;
 pub use self::store_thread::{Backend, OpenStore, OpenedStore, SaveControl};
 pub use self::tail::StreamControl;
 use self::tail::StreamState;
@@ -230,32 +232,16 @@ impl Queue {
     /// # Errors
     /// When the store fails or does not answer, or the queue is closed.
     pub fn peek(&self, stream: StreamIndex, after: Option<Position>, limit: Limit) -> Result<Option<Batch>, PeekError> {
-        peek::peek(self.inner(), stream, after, limit)
+        peek::peek(self.inner(), stream, peek::Span::after(after), limit)
     }
 
-    /// Everything from the cursor through `through` is delivered. Idempotent; positions that were removed or never
+    /// Everything from the cursor through `through` is delivered, of whatever lane. Idempotent; positions that were removed or never
     /// given move nothing. No I/O.
     pub fn ack(&self, stream: StreamIndex, through: Position) {
-        let inner = self.inner();
-        let now_ns = inner.now_ns();
-        let mut shared = inner.lock();
-        let Some(queue) = shared.streams.get_mut(stream.0) else { return };
-        let bytes_before = queue.disk.bytes;
-        let retired = queue.ack(through);
-        let block_bytes = bytes_before - queue.disk.bytes;
-        shared.tail_bytes -= retired.tail_bytes;
-        shared.note_age(retired.oldest_pushed_ns, now_ns, &inner.metrics);
-        let waited = shared.progress_since_ns.is_some();
-        shared.note_progress(block_bytes, now_ns);
-        let wake = shared.progress_since_ns.is_some() && (!waited || shared.progress_bytes >= engine::CURSOR_BYTES);
-        drop(shared);
-        inner.counters[stream.0].acknowledged.inc_by(retired.records);
-        if wake {
-            inner.store_wake.notify_one();
-        }
+        self.retire(stream, |queue| queue.ack_range(Position::ZERO, through));
     }
 
-    /// Puts the record at the stream's cursor into the dead-letter file, as Kafka will never take it, and goes on
+    /// Puts a record, the next of its lane, into the dead-letter file, as Kafka will never take it, and goes on
     /// behind it: the next record's `skipped` counts it. Blocks until the file is durable, so not for async threads. A
     /// position that is done already changes nothing. After a crash in between the record may be set aside twice.
     ///

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::cipher::Keyring;
 use super::error::OpenError;
 use super::key_check;
-use super::lane::Lanes;
 use super::recovery::{self, Blocks, Lost};
 use super::state::{self, State, StateStore};
 use super::store_thread::{Backend, OpenStore, OpenedStore};
@@ -58,23 +57,10 @@ fn records_lost(range: &Lost) -> (Name, u64) {
 }
 
 fn control_of(stream: &state::StreamState) -> StreamControl {
-    let lanes = lanes_of(stream);
     let position = Position::from_packed;
     let skipped = stream.skipped.iter().map(|(at, records)| (position(*at), *records)).collect();
     let in_doubt = stream.in_doubt.map(|(first, last)| (position(first), position(last)));
-    StreamControl { stream: Arc::clone(&stream.name), lanes, skipped, in_doubt }
-}
-
-/// A stream's lanes as the state has them.
-pub(super) fn lanes_of(stream: &state::StreamState) -> Lanes {
-    let position = Position::from_packed;
-    let pairs: Vec<_> = stream.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
-    Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
-        // Sending again is the safe side.
-        let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
-        tracing::warn!(stream = %stream.name, %error, %cursor, "lanes in the state make no sense, one is used");
-        Lanes::from_cursor(cursor)
-    })
+    StreamControl { stream: Arc::clone(&stream.name), lanes: stream.lanes(), skipped, in_doubt }
 }
 
 /// The control state, which the store thread saves whether or not the blocks could be recovered.

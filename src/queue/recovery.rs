@@ -9,6 +9,7 @@ use super::cipher::Keyring;
 use super::disk;
 use super::epoch::EpochStore;
 use super::error::OpenError;
+use super::lane::Lanes;
 use super::lock::Lock;
 use super::state::{State, StateStore};
 use super::summary::Entry;
@@ -94,9 +95,9 @@ impl Begun {
     /// The state, usable at once, and the blocks, whose recovery may have to be tried more than once.
     pub(super) fn split(self) -> (StateStore, State, Blocks) {
         let Self { state, state_value, dir, continued, lock, metrics, keys } = self;
-        let (quota_bytes, cursors) = (state_value.quota_bytes, state_value.cursors());
+        let (quota_bytes, lanes) = (state_value.quota_bytes, state_value.lanes());
         let unnamed = continued.then_some(Position::ZERO);
-        (state, state_value, Blocks { dir, quota_bytes, cursors, unnamed, lock, metrics, keys })
+        (state, state_value, Blocks { dir, quota_bytes, lanes, unnamed, lock, metrics, keys })
     }
 }
 
@@ -105,7 +106,7 @@ pub(super) struct Blocks {
     dir: PathBuf,
     quota_bytes: u64,
     /// As the state had them at the start.
-    cursors: Vec<(Name, Position)>,
+    lanes: Vec<(Name, Lanes)>,
     /// The cursor of a stream the state does not name, where the state is this queue's.
     unnamed: Option<Position>,
     lock: Lock,
@@ -117,7 +118,7 @@ impl Blocks {
     /// See [`Begun::recover`].
     pub(super) fn recover(&self) -> Result<(EpochStore, Vec<Lost>), OpenError> {
         let mut store = self.open()?;
-        let lost = store.lost(&self.cursors, self.unnamed);
+        let lost = store.lost(&self.lanes, self.unnamed);
         for range in &lost {
             tracing::error!(stream = %range.stream, after = ?range.after, through = %range.through, "records are lost");
         }
@@ -142,27 +143,30 @@ pub fn open(dir: &Path, quota_bytes: Option<u64>, metrics: Arc<Metrics>) -> Resu
 
 /// Follows each stream's blocks by their `prev_last`.
 pub(crate) struct Chain<'a> {
-    cursors: &'a [(Name, Position)],
+    lanes: &'a [(Name, Lanes)],
     unnamed: Option<Position>,
     present: Vec<(Name, Position)>,
     pub(crate) lost: Vec<Lost>,
 }
 
 impl<'a> Chain<'a> {
-    /// `unnamed` is the cursor of streams that `cursors` does not name: the start where a state of this queue was
+    /// `unnamed` is the cursor of streams that `lanes` does not name: the start where a state of this queue was
     /// there to name them, `None` where nothing is known.
-    pub(crate) fn new(cursors: &'a [(Name, Position)], unnamed: Option<Position>) -> Self {
-        Self { cursors, unnamed, present: Vec::new(), lost: Vec::new() }
+    pub(crate) fn new(lanes: &'a [(Name, Lanes)], unnamed: Option<Position>) -> Self {
+        Self { lanes, unnamed, present: Vec::new(), lost: Vec::new() }
     }
 
     /// The next block, in the order of the epochs.
     pub(crate) fn follow(&mut self, entry: &Entry) {
-        let cursor = self.cursors.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, cursor)| *cursor);
-        let cursor = cursor.or(self.unnamed);
+        let lanes = self.lanes.iter().find(|(stream, _)| *stream == entry.stream).map(|(_, lanes)| lanes);
+        let is_open = |position: Position| match lanes {
+            Some(lanes) => !lanes.is_done(position),
+            None => self.unnamed.is_some_and(|cursor| position >= cursor),
+        };
         let at = self.present.iter().position(|(stream, _)| *stream == entry.stream);
         let after = at.map(|at| self.present[at].1);
         if let Some(through) = entry.prev_last.map(Position::from_packed)
-            && cursor.is_some_and(|cursor| through >= cursor)
+            && is_open(through)
             && after.is_none_or(|after| after < through)
         {
             self.lost.push(Lost { stream: entry.stream.clone(), after, through });

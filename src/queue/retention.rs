@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::block::{self, SealedBlock};
 use super::cipher::Keyring;
 use super::engine::{Inner, Shared, StreamCounters};
+use super::lane::Lanes;
 use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
 use super::tail::StreamState;
 use super::types::PushError;
 use crate::metrics::ByStreamAndReason;
-use crate::reading::{Lineage, Name, Position, Stamp, Trust};
+use crate::reading::{Lineage, Name, Stamp, Trust};
 
 /// Most steps of making room for one group: far more than its bytes can need, so that a store that frees nothing ends
 /// the loop.
@@ -123,18 +124,18 @@ fn make_room(driver: &mut Driver, outside: bool) -> Result<bool, StoreError> {
 
 /// Has the store rewrite an epoch; `None` where that failed.
 fn reclaim(driver: &mut Driver, percent: u64) -> Result<Option<bool>, StoreError> {
-    let cursors = durable_cursors(driver.inner());
-    let outcome = driver.with_store(|store| Ok((store.reclaim(&cursors, percent), store.disk_bytes())));
+    let lanes = durable_lanes(driver.inner());
+    let outcome = driver.with_store(|store| Ok((store.reclaim(&lanes, percent), store.disk_bytes())));
     let (reclaimed, disk_bytes) = outcome?;
     driver.inner().lock().disk_bytes = disk_bytes;
     Ok(reclaimed.inspect_err(|error| tracing::debug!(error = %error, "epoch cannot be rewritten")).ok())
 }
 
-pub(super) fn durable_cursors(inner: &Inner) -> Vec<(Name, Position)> {
+pub(super) fn durable_lanes(inner: &Inner) -> Vec<(Name, Lanes)> {
     let shared = inner.lock();
-    let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.cursor_durable));
+    let streams = shared.streams.iter().map(|stream| (Arc::clone(&stream.name), stream.lanes_durable.clone()));
     // Those move in `drop_oldest` only, which makes them durable.
-    let unconfigured = shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor()));
+    let unconfigured = shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.clone()));
     streams.chain(unconfigured).collect()
 }
 
@@ -144,7 +145,7 @@ fn drop_oldest(driver: &mut Driver, whole: bool) -> Result<bool, StoreError> {
     let mut found: Vec<(Candidate, OldestBlocks)> = Vec::new();
     let candidates = candidates(&driver.inner().lock());
     for candidate in candidates {
-        let oldest = driver.with_store(|store| store.oldest_of(&candidate.name, candidate.cursor, u64::MAX))?;
+        let oldest = driver.with_store(|store| store.oldest_of(&candidate.name, &candidate.lanes, u64::MAX))?;
         found.extend(oldest.map(|blocks| (candidate, blocks)));
     }
     if !whole {
@@ -176,7 +177,7 @@ struct Candidate {
     /// `None` is below all.
     priority: Option<u8>,
     name: Name,
-    cursor: Position,
+    lanes: Lanes,
 }
 
 fn candidates(shared: &Shared) -> Vec<Candidate> {
@@ -185,13 +186,13 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
         index: Some(index),
         priority: Some(stream.priority),
         name: Arc::clone(&stream.name),
-        cursor: stream.lanes.cursor(),
+        lanes: stream.lanes.clone(),
     });
     let unconfigured = shared.unconfigured.iter().map(|control| Candidate {
         index: None,
         priority: None,
         name: Arc::clone(&control.stream),
-        cursor: control.lanes.cursor(),
+        lanes: control.lanes.clone(),
     });
     configured.chain(unconfigured).collect()
 }
@@ -232,8 +233,8 @@ pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
     for stream in 0..driver.inner().settings.streams.len() {
         thin::for_size(driver, stream)?;
         for _ in 0..STEPS_MAX {
-            let Some((name, cursor, bytes)) = excess(&driver.inner().lock(), stream) else { break };
-            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, bytes))? else { break };
+            let Some((name, lanes, bytes)) = excess(&driver.inner().lock(), stream) else { break };
+            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, &lanes, bytes))? else { break };
             remove(driver.inner(), stream, &blocks, Rule::Size);
             removed = true;
         }
@@ -246,10 +247,10 @@ pub(super) fn keep_sizes(driver: &mut Driver) -> Result<(), StoreError> {
 }
 
 /// What a stream has to give up to be within its size.
-fn excess(shared: &Shared, stream: usize) -> Option<(Name, Position, u64)> {
+fn excess(shared: &Shared, stream: usize) -> Option<(Name, Lanes, u64)> {
     let queue = &shared.streams[stream];
     let limit = queue.retention.size_bytes.filter(|limit| queue.disk.bytes > *limit && !shared.keeps(stream))?;
-    Some((Arc::clone(&queue.name), queue.lanes.cursor(), queue.disk.bytes - limit + limit / SIZE_STEP))
+    Some((Arc::clone(&queue.name), queue.lanes.clone(), queue.disk.bytes - limit + limit / SIZE_STEP))
 }
 
 /// When ages have to be looked at; `None`: no stream with blocks has a limit.
@@ -269,16 +270,16 @@ pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
     let mut removed = false;
     for (stream, limit) in limits {
         for _ in 0..EXPIRE_BLOCKS_MAX {
-            let (name, cursor, now) = {
+            let (name, lanes, now) = {
                 let shared = inner.lock();
                 let queue = &shared.streams[stream];
-                (Arc::clone(&queue.name), queue.lanes.cursor(), Now::of(&inner, &shared))
+                (Arc::clone(&queue.name), queue.lanes.clone(), Now::of(&inner, &shared))
             };
-            let Some(oldest) = driver.with_store(|store| store.read(&name, cursor))? else { break };
+            let Some(oldest) = driver.with_store(|store| store.read(&name, lanes.cursor()))? else { break };
             if now.age_min(&oldest, &inner.keys) <= limit {
                 break;
             }
-            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, cursor, 1))? else { break };
+            let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, &lanes, 1))? else { break };
             // A damaged block in front may have been passed over by the read.
             if blocks.last > oldest.header.last {
                 break;

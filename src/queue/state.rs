@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::disk;
 use super::epoch::database::Database;
 use super::error::OpenError;
+use super::lane::Lanes;
 use crate::reading::{Name, Position};
 
 const MAGIC: [u8; 8] = *b"\xF1rbyStat";
@@ -58,6 +59,20 @@ pub struct StreamState {
     pub in_doubt: Option<(u64, u64)>,
 }
 
+impl StreamState {
+    /// What is still to be delivered; where the state makes no sense, one lane from the lowest cursor on: sending again
+    /// is the safe side.
+    pub fn lanes(&self) -> Lanes {
+        let position = Position::from_packed;
+        let pairs: Vec<_> = self.lanes.iter().map(|(next, end)| (position(*next), position(*end))).collect();
+        Lanes::from_pairs(&pairs).unwrap_or_else(|error| {
+            let cursor = pairs.first().map_or(Position::ZERO, |(next, _)| *next);
+            tracing::warn!(stream = %self.name, %error, %cursor, "lanes in the state make no sense, one is used");
+            Lanes::from_cursor(cursor)
+        })
+    }
+}
+
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -94,10 +109,9 @@ impl State {
         Uuid::from_bytes(self.queue)
     }
 
-    /// Each stream's cursor: `next` of its first lane.
-    pub fn cursors(&self) -> Vec<(Name, Position)> {
-        let cursor = |stream: &StreamState| stream.lanes.first().map(|lane| Position::from_packed(lane.0));
-        self.streams.iter().filter_map(|stream| Some((stream.name.clone(), cursor(stream)?))).collect()
+    /// Each stream's lanes.
+    pub fn lanes(&self) -> Vec<(Name, Lanes)> {
+        self.streams.iter().map(|stream| (stream.name.clone(), stream.lanes())).collect()
     }
 
     /// The index of the boot `id`, entered if it is not the last known.

@@ -38,6 +38,7 @@ fn of_stream(stream: &StreamState, now_ns: u64) -> StreamStatus {
         bytes: stream.disk.bytes + stream.tail_bytes as u64,
         oldest_age: oldest_boot_ns.map(|boot_ns| Duration::from_nanos(now_ns.saturating_sub(boot_ns))),
         durable: stream.disk.last,
+        lanes: stream.lanes.pairs().len(),
         acknowledged: (cursor > Position::ZERO).then(|| Position::from_packed(cursor.packed() - 1)),
     }
 }
@@ -51,6 +52,7 @@ fn show(metrics: &Metrics, status: &QueueStatus) {
         metrics.queue_oldest_age_seconds.get_or_create(&label).set(stream.oldest_age.unwrap_or_default().as_secs_f64());
         let packed = |position: Option<Position>| gauge(position.unwrap_or_default().packed());
         metrics.queue_durable_position.get_or_create(&label).set(packed(stream.durable));
+        metrics.queue_lanes.get_or_create(&label).set(gauge(stream.lanes as u64));
         metrics.queue_acknowledged_position.get_or_create(&label).set(packed(stream.acknowledged));
     }
     metrics.queue_disk_bytes.set(gauge(status.disk_bytes));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::admin::Step;
 use super::block::SealedBlock;
+use super::lane::Lanes;
 use crate::reading::{Name, Position};
 
 /// Why the store could not do it.
@@ -154,27 +155,26 @@ pub trait BlockStore: Send {
     /// When the engine fails. A damaged block is skipped and counted, not an error.
     fn read(&mut self, stream: &str, at: Position) -> Result<Option<SealedBlock>, StoreError>;
 
-    /// Deletes every epoch all of whose blocks lie wholly below their stream's cursor (`next` of its first lane).
-    /// The caller has made those cursors durable before.
+    /// Deletes every epoch all of whose blocks are wholly done by their stream's lanes. The caller has made those lanes
+    /// durable before.
     ///
     /// # Errors
     /// When the file system fails; what could not be deleted is tried again next time.
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError>;
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError>;
 
-    /// The oldest blocks of `stream` at or after `cursor`, of one epoch: so many that they have `bytes` bytes, at least
-    /// one. `None`: there are none.
+    /// The oldest blocks of `stream` that are not wholly done, of one epoch: so many that they have `bytes` bytes, at
+    /// least one. `None`: there are none.
     ///
     /// # Errors
     /// When the epoch cannot be read to count its records.
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError>;
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError>;
 
-    /// Gives back disk that blocks wholly below their stream's cursor take between others: rewrites the epoch that has
-    /// most of them, where they are at least `percent` of it. The caller has made the cursors durable before. Says
-    /// whether disk was gained.
+    /// Gives back disk that blocks wholly done take between others: rewrites the epoch that has most of them, where
+    /// they are at least `percent` of it. The caller has made the lanes durable before. Says whether disk was gained.
     ///
     /// # Errors
     /// When the engine or the file system fails; the epoch is then as it was.
-    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError>;
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError>;
 
     /// What each epoch holds of `stream`; nothing where the store cannot rewrite.
     fn epochs_of(&self, stream: &str) -> StreamEpochs {
@@ -182,7 +182,7 @@ pub trait BlockStore: Send {
         StreamEpochs::default()
     }
 
-    /// The blocks of `stream` in these epochs, ordered by their first positions, but for those wholly below its cursor.
+    /// The blocks of `stream` in these epochs, ordered by their first positions, but for those wholly done.
     ///
     /// # Errors
     /// When the epochs cannot be read, or hold what may not be rewritten.
@@ -190,22 +190,22 @@ pub trait BlockStore: Send {
         &mut self,
         stream: &str,
         epochs: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> Result<Vec<SealedBlock>, StoreError> {
-        let _ = (stream, epochs, cursors);
+        let _ = (stream, epochs, lanes);
         Ok(Vec::new())
     }
 
     /// Puts other blocks in the place of a stream's blocks in some epochs, and the epochs into the one with the lowest
-    /// number; the other streams' blocks stay as they are, but for those wholly below their stream's cursor. All of that
+    /// number; the other streams' blocks stay as they are, but for those wholly done by their stream's lanes. All of that
     /// or nothing, also after a crash. Says whether it was done: where too little would be gained, only the pass is kept
     /// in mind.
     ///
     /// # Errors
     /// When the stream's blocks are not what they were, the engine or the file system fails; the epochs are then as they
     /// were.
-    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
-        let _ = (replacement, cursors);
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        let _ = (replacement, lanes);
         Ok(false)
     }
 

@@ -308,14 +308,13 @@ impl Driver {
     /// Makes lanes and marks durable, then deletes what they say is done.
     pub(super) fn save_cursors(&mut self) -> Result<(), StoreError> {
         let controls = self.save_control()?;
-        let cursors: Vec<_> =
-            controls.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect();
+        let lanes: Vec<_> = controls.into_iter().map(|control| (control.stream, control.lanes)).collect();
         if self.store.is_none() {
             // The cursors are durable all the same.
             return Ok(());
         }
         let removed = self.with_store(|store| {
-            store.remove_done(&cursors)?;
+            store.remove_done(&lanes)?;
             Ok(store.disk_bytes())
         });
         match removed {

@@ -2,6 +2,8 @@
 //! marks of what was removed. No lock, no I/O, no clock of its own.
 
 mod hand_out;
+mod handed;
+mod lanes;
 mod thinning;
 mod transaction;
 
@@ -10,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use self::handed::Handed;
 use super::dropped::Dropped;
 use super::lane::Lanes;
 use super::store::OldestBlocks;
@@ -18,8 +21,6 @@ use crate::reading::{Lineage, Name, Position, Record};
 
 /// Most removal marks of one stream; more are added up in the newest.
 const MARKS_MAX: usize = 16;
-/// Most batches handed out that are remembered for counting; more are added up in the newest.
-const HANDED_MAX: usize = 1024;
 
 /// What a stream keeps across restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,14 +66,6 @@ pub(super) struct Decoded {
     pub(super) records: Vec<Record>,
 }
 
-/// Records handed out from blocks and not yet acknowledged; only counts depend on it.
-#[derive(Debug)]
-struct Handed {
-    first: Position,
-    last: Position,
-    records: u64,
-}
-
 /// What an acknowledgement or removal took out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Retired {
@@ -101,17 +94,16 @@ pub(super) struct StreamState {
     /// Positions through this one may be on disk: a failed append can leave some of its blocks behind, and a cursor
     /// that passes them has to be made durable all the same.
     pub(super) tried_through: Option<Position>,
-    /// The cursor as the control state has it.
-    pub(super) cursor_durable: Position,
+    /// The lanes as the control state has them.
+    pub(super) lanes_durable: Lanes,
     marks: Vec<(Position, u64)>,
     /// The marks as the control state has them.
     marks_durable: Vec<(Position, u64)>,
+    /// What was handed to the uplink in this run.
+    handed: Handed,
     doubt: transaction::Doubt,
-    /// Highest position handed to the uplink in this run.
-    handed_through: Option<Position>,
     /// End of the last block that was read for the uplink in this run.
     fetched_through: Option<Position>,
-    handed: VecDeque<Handed>,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
     /// What left the tail undurable, kept before `safe` passes it.
@@ -127,7 +119,7 @@ impl StreamState {
             priority: stream.priority,
             retention: stream.retention,
             refusing: false,
-            cursor_durable: control.lanes.cursor(),
+            lanes_durable: control.lanes.clone(),
             lanes: control.lanes,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -138,10 +130,9 @@ impl StreamState {
             tried_through: None,
             marks_durable: control.skipped.clone(),
             marks: control.skipped,
+            handed: Handed::default(),
             doubt: transaction::Doubt::new(control.in_doubt),
-            handed_through: None,
             fetched_through: None,
-            handed: VecDeque::new(),
             decoded: None,
             safe: watch::Sender::new(None),
             dropped: watch::Sender::default(),
@@ -173,36 +164,14 @@ impl StreamState {
         position
     }
 
-    /// Everything of the first lane through `through` is delivered. Positions that were never given move nothing.
-    pub(super) fn ack(&mut self, through: Position) -> Retired {
-        if through >= self.next_position() || !self.lanes.ack(through) {
-            return Retired::default();
-        }
-        self.marks.retain(|(at, _)| *at > through);
-        let mut retired = Retired { records: self.retire_handed(through), ..Retired::default() };
-        while let Some(entry) = self.pop_through(through) {
-            self.tail_bytes -= entry.bytes;
-            retired.records += 1;
-            retired.tail_bytes += entry.bytes;
-            retired.oldest_pushed_ns = retired.oldest_pushed_ns.or(Some(entry.pushed_ns));
-        }
-        self.report_safe();
-        retired
-    }
-
-    /// The record at the cursor was set aside. The next one says so, beside what this one would have said, although it
-    /// may have been handed out before: the uplink reads again from here, and a resend may carry more.
+    /// The next record of its lane was set aside. The one behind it says so, beside what this one would have said,
+    /// although it may have been handed out before: the uplink reads again from here, and a resend may carry more.
     pub(super) fn set_aside(&mut self, position: Position, skipped: u64) -> Retired {
         if self.lanes.is_done(position) {
             return Retired::default();
         }
-        let retired = self.ack(position);
-        let (at, records) = (position.next(), skipped.saturating_add(1));
-        let full = self.marks.len() >= MARKS_MAX;
-        match self.marks.first_mut() {
-            Some((first, count)) if full || *first == at => *count = count.saturating_add(records),
-            _ => self.marks.insert(0, (at, records)),
-        }
+        let retired = self.ack_range(self.lanes.lane_at(position).next, position);
+        self.add_mark(position.next(), skipped.saturating_add(1));
         retired
     }
 
@@ -210,33 +179,6 @@ impl StreamState {
     fn pop_through(&mut self, through: Position) -> Option<Entry> {
         let oldest = self.tail.front()?.record.position;
         if oldest <= through { self.tail.pop_front() } else { None }
-    }
-
-    /// Counts what an acknowledgement takes from the blocks.
-    fn retire_handed(&mut self, through: Position) -> u64 {
-        let mut records = 0;
-        while let Some(batch) = self.handed.front_mut() {
-            if batch.last <= through {
-                records += batch.records;
-                self.handed.pop_front();
-                continue;
-            }
-            if batch.first <= through {
-                // Inside a block positions follow each other; the last part of a sparse one takes the rest.
-                let span = through.packed() - batch.first.packed() + 1;
-                let part = span.min(batch.records.saturating_sub(1));
-                batch.first = through.next();
-                batch.records -= part;
-                records += part;
-            }
-            break;
-        }
-        if self.disk.last.is_some_and(|last| last <= through) {
-            records = self.disk.records;
-        }
-        let records = records.min(self.disk.records);
-        self.take_from_disk(records);
-        records
     }
 
     /// So many records fewer are held in blocks; bytes go in proportion.
@@ -260,6 +202,7 @@ impl StreamState {
             Some(before) => self.tail.get(before).map(|entry| entry.record.position),
             None => self.disk.last.max(self.sealing_through),
         };
+        self.handed.forget(dropped);
         self.mark(dropped, survivor_before, 1);
         self.dropped.send_modify(|ranges| ranges.add(dropped));
         self.report_safe();
@@ -270,7 +213,7 @@ impl StreamState {
     pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
         let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
-        self.handed.retain(|batch| batch.last > last);
+        self.handed.forget_through(last);
         self.decoded = None;
         let held = self.disk.records;
         self.take_from_disk(records.min(held));
@@ -280,24 +223,21 @@ impl StreamState {
         self.mark(last, None, records.saturating_add(blocks.skipped));
     }
 
-    /// Notes a removal that ends at `last`. Marks after `survivor_before` have lost their bearer and are added up.
+    /// Notes a removal that ends at `last`. Marks up to it and after `survivor_before` have lost their bearer and are
+    /// added up.
     fn mark(&mut self, last: Position, survivor_before: Option<Position>, records: u64) {
         if records == 0 {
             return;
         }
-        let at = last.max(self.handed_through.unwrap_or_default()).next();
         let mut total = records;
-        let full = self.marks.len() >= MARKS_MAX;
         self.marks.retain(|(earlier, count)| {
-            let orphan = *earlier <= at && survivor_before.is_none_or(|before| *earlier > before);
-            if orphan || (full && *earlier <= at) {
+            let orphan = *earlier <= last && survivor_before.is_none_or(|before| *earlier > before);
+            if orphan {
                 total += count;
-                return false;
             }
-            true
+            !orphan
         });
-        self.marks.push((at, total));
-        self.marks.sort_unstable_by_key(|(at, _)| *at);
+        self.add_mark(self.unread_from(last.next()), total);
     }
 
     /// Index of the first tail record after `position`.
@@ -331,8 +271,7 @@ impl StreamState {
 
     /// Takes over what recovery found on disk.
     pub(super) fn recovered(&mut self, held: &super::store::Held, boot_index: u32) {
-        let cursor = self.lanes.cursor();
-        let done = thinning::records_done(held, cursor);
+        let done = thinning::records_done(held, &self.lanes);
         let (boot, measured) = held.oldest;
         self.disk = OnDisk {
             last: Some(held.last),
@@ -347,7 +286,7 @@ impl StreamState {
 
     /// This state is durable now.
     pub(super) fn saved(&mut self, control: &StreamControl) {
-        self.cursor_durable = control.lanes.cursor();
+        self.lanes_durable.clone_from(&control.lanes);
         self.marks_durable.clone_from(&control.skipped);
         self.doubt.saved(control.in_doubt);
     }
@@ -371,8 +310,12 @@ impl StreamState {
         let delivered_marks = self.marks_durable.iter().any(|mark| !self.marks.contains(mark));
         delivered_marks
             || self.doubt.is_over()
-            || self.lanes.cursor() > self.cursor_durable
-                && self.tried_through.is_some_and(|last| last >= self.cursor_durable)
+            || self.tried_through.is_some_and(|last| self.is_due_within(Position::ZERO, last))
+    }
+
+    /// Whether something from `from` through `through` is done and a crash would forget it.
+    fn is_due_within(&self, from: Position, through: Position) -> bool {
+        self.lanes.has_more_done_than(&self.lanes_durable, from, through)
     }
 
     /// Tells the watchers the highest position below which nothing can be lost.

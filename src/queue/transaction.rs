@@ -43,11 +43,6 @@ impl Queue {
         self.inner().lineage.queue
     }
 
-    /// What of the stream is still to be delivered; `None`: there is no such stream.
-    pub fn lanes(&self, stream: StreamIndex) -> Option<Lanes> {
-        self.inner().lock().streams.get(stream.0).map(|queue| queue.lanes.clone())
-    }
-
     /// Kafka has all that `lanes` says is done. No I/O.
     pub fn adopt_lanes(&self, stream: StreamIndex, lanes: &Lanes) {
         let inner = self.inner();

@@ -120,6 +120,8 @@ pub struct StreamStatus {
     pub durable: Option<Position>,
     /// Highest contiguously acknowledged position.
     pub acknowledged: Option<Position>,
+    /// In how many parts what waits is delivered: more than one where the newest went first.
+    pub lanes: usize,
 }
 
 /// The queue as it stands.

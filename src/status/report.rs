@@ -92,6 +92,7 @@ fn stream_report(view: &View, stream: &StreamStatus, topic: &str) -> Value {
         "oldest_age_seconds": stream.oldest_age.map(|age| age.as_secs_f64()),
         "durable": place(stream.durable),
         "acknowledged": place(stream.acknowledged),
+        "lanes": stream.lanes,
         "pushed": view.metrics.records_pushed.get_or_create(&label).get(),
         "thinned": view.metrics.records_thinned.get_or_create(&label).get(),
         "delivered": view.metrics.uplink_records_delivered.get_or_create(&label).get(),
@@ -105,6 +106,12 @@ fn uplink(view: &View) -> Value {
         "state": status.state,
         "for_seconds": since / 1_000_000_000,
         "last_error": status.last_error,
+        "wire_bytes": view.metrics.uplink_wire_bytes.get(),
+        "budget": {
+            "day_bytes": view.metrics.uplink_budget_day_bytes.get(),
+            "month_bytes": view.metrics.uplink_budget_month_bytes.get(),
+            "exhausted": view.metrics.uplink_budget_exhausted.get() == 1,
+        },
         "held": status.held.iter().map(|(stream, why)| json!({ "stream": stream, "why": why })).collect::<Vec<_>>(),
     })
 }

@@ -9,6 +9,7 @@ use crate::reading::Position;
 /// A record between hand-over and acknowledgement. It may be several messages.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
+    lane: Position,
     position: Position,
     /// Of its messages, until all that were handed over are reported.
     bytes: usize,
@@ -26,7 +27,17 @@ impl Entry {
     }
 }
 
-/// The records of one stream between hand-over to the client and acknowledgement to the queue, in order of position.
+/// How far a lane is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Through {
+    /// Where the reading of the lane began.
+    pub lane: Position,
+    /// Everything sent of it up to here is delivered.
+    pub position: Position,
+}
+
+/// The records of one stream between hand-over to the client and acknowledgement to the queue, in the order they were
+/// sent: of each lane in order of position.
 #[derive(Debug, Default)]
 pub struct Tracker {
     entries: VecDeque<Entry>,
@@ -37,8 +48,9 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A message of a record was handed over, `last` of it or not; gives the serial under which it is to be reported.
-    pub fn sent(&mut self, position: Position, bytes: usize, last: bool) -> u64 {
+    /// A message of a record of the lane that is read from `lane` on was handed over, `last` of it or not; gives the
+    /// serial under which it is to be reported.
+    pub fn sent(&mut self, lane: Position, position: Position, bytes: usize, last: bool) -> u64 {
         let serial = self.next_serial();
         self.pending += 1;
         self.pending_bytes += bytes;
@@ -48,7 +60,7 @@ impl Tracker {
                 entry.open += 1;
                 entry.whole = last;
             }
-            None => self.entries.push_back(Entry { position, bytes, open: 1, whole: last, failed: false }),
+            None => self.entries.push_back(Entry { lane, position, bytes, open: 1, whole: last, failed: false }),
         }
         serial
     }
@@ -63,23 +75,24 @@ impl Tracker {
         self.entries.back().is_some_and(|entry| !entry.whole)
     }
 
-    /// A message was reported. Gives the highest position below which everything sent is delivered, where it moved.
-    /// A serial that is not in flight (any more) changes nothing.
-    pub fn reported(&mut self, serial: u64, delivered: bool) -> Option<Position> {
-        let index = usize::try_from(serial.checked_sub(self.first_serial)?).ok()?;
-        let entry = self.entries.get_mut(index)?;
-        if entry.open == 0 {
-            return None;
-        }
+    /// A message was reported. Gives how far lanes are delivered without a gap in the order of sending, where that
+    /// moved. A serial that is not in flight (any more) changes nothing.
+    pub fn reported(&mut self, serial: u64, delivered: bool) -> Vec<Through> {
+        let index = serial.checked_sub(self.first_serial).and_then(|index| usize::try_from(index).ok());
+        let entry = index.and_then(|index| self.entries.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.open > 0) else { return Vec::new() };
         entry.open -= 1;
         entry.failed |= !delivered;
         self.pending -= 1;
         if entry.open == 0 {
             self.pending_bytes -= std::mem::take(&mut entry.bytes);
         }
-        let mut through = None;
+        let mut through: Vec<Through> = Vec::new();
         while let Some(first) = self.entries.front().filter(|entry| entry.is_delivered()) {
-            through = Some(first.position);
+            match through.last_mut().filter(|through| through.lane == first.lane) {
+                Some(through) => through.position = first.position,
+                None => through.push(Through { lane: first.lane, position: first.position }),
+            }
             self.entries.pop_front();
             self.first_serial += 1;
         }
@@ -101,9 +114,15 @@ impl Tracker {
         self.entries.len()
     }
 
-    /// How many of these are before `position`.
+    /// Whether records of the lane that is read from here on are sent and not acknowledged.
+    pub fn has_of(&self, lane: Position) -> bool {
+        self.entries.iter().any(|entry| entry.lane == lane)
+    }
+
+    /// How many of these were sent before the record at `position`; all, where nothing of it is in flight. The order of
+    /// sending is that of positions only within a lane.
     pub fn unacknowledged_before(&self, position: Position) -> usize {
-        self.entries.iter().take_while(|entry| entry.position < position).count()
+        self.entries.iter().take_while(|entry| entry.position != position).count()
     }
 
     /// The first record that is not delivered.
@@ -181,34 +200,55 @@ mod tests {
         Position::new(1, seq)
     }
 
+    const LANE: Position = Position::ZERO;
+
+    fn through(seq: u64) -> Vec<Through> {
+        vec![Through { lane: LANE, position: position(seq) }]
+    }
+
+    #[test]
+    fn lanes_are_acknowledged_apart_in_the_order_of_sending() {
+        let mut tracker = Tracker::default();
+        let (old, new) = (position(0), position(100));
+        let sent = [(old, 0), (old, 1), (new, 100), (old, 2)];
+        let serials: Vec<u64> = sent.iter().map(|(lane, seq)| tracker.sent(*lane, position(*seq), 1, true)).collect();
+        for serial in &serials[1..] {
+            assert_eq!(tracker.reported(*serial, true), [], "the first is not delivered");
+        }
+        assert!(tracker.has_of(new));
+        let through = |lane, seq| Through { lane, position: position(seq) };
+        assert_eq!(tracker.reported(serials[0], true), [through(old, 1), through(new, 100), through(old, 2)]);
+        assert!(!tracker.has_of(new));
+    }
+
     #[test]
     fn a_failure_stops_the_prefix_until_it_is_sent_again() {
         let mut tracker = Tracker::default();
-        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(position(seq), 10, true)).collect();
-        assert_eq!(tracker.reported(serials[2], true), None);
-        assert_eq!(tracker.reported(serials[0], true), Some(position(0)));
-        assert_eq!(tracker.reported(serials[1], false), None);
-        assert_eq!(tracker.reported(serials[3], true), None);
+        let serials: Vec<u64> = (0..4).map(|seq| tracker.sent(LANE, position(seq), 10, true)).collect();
+        assert_eq!(tracker.reported(serials[2], true), []);
+        assert_eq!(tracker.reported(serials[0], true), through(0));
+        assert_eq!(tracker.reported(serials[1], false), []);
+        assert_eq!(tracker.reported(serials[3], true), []);
         assert_eq!((tracker.pending(), tracker.unacknowledged(), tracker.first()), (0, 3, Some(position(1))));
         tracker.rewind();
-        let again = tracker.sent(position(1), 10, true);
-        assert_eq!(tracker.reported(serials[1], true), None, "a stale report is ignored");
-        assert_eq!(tracker.reported(again, true), Some(position(1)));
+        let again = tracker.sent(LANE, position(1), 10, true);
+        assert_eq!(tracker.reported(serials[1], true), [], "a stale report is ignored");
+        assert_eq!(tracker.reported(again, true), through(1));
     }
 
     #[test]
     fn a_record_of_which_messages_are_missing_is_not_delivered() {
         let mut tracker = Tracker::default();
-        let first = tracker.sent(position(0), 10, false);
-        assert_eq!(tracker.reported(first, true), None, "its second message is not even sent");
+        let first = tracker.sent(LANE, position(0), 10, false);
+        assert_eq!(tracker.reported(first, true), [], "its second message is not even sent");
         assert_eq!((tracker.pending(), tracker.is_partial(), tracker.unacknowledged()), (0, true, 1));
-        assert_eq!(tracker.sent(position(0), 10, true), first, "the same record");
-        assert_eq!(tracker.reported(first, true), Some(position(0)));
-        let second = tracker.sent(position(1), 10, false);
+        assert_eq!(tracker.sent(LANE, position(0), 10, true), first, "the same record");
+        assert_eq!(tracker.reported(first, true), through(0));
+        let second = tracker.sent(LANE, position(1), 10, false);
         tracker.rewind();
         assert!(!tracker.is_partial());
-        assert_eq!(tracker.sent(position(1), 10, true), second + 1);
-        assert_eq!(tracker.reported(second, true), None, "a report of what is sent again");
+        assert_eq!(tracker.sent(LANE, position(1), 10, true), second + 1);
+        assert_eq!(tracker.reported(second, true), [], "a report of what is sent again");
     }
 
     #[test]
@@ -238,7 +278,7 @@ mod tests {
                 for message in 0..messages.len() {
                     let serial = tracker.next_serial();
                     let last = message + 1 == messages.len();
-                    prop_assert_eq!(tracker.sent(position(record as u64), record + 1, last), serial);
+                    prop_assert_eq!(tracker.sent(LANE, position(record as u64), record + 1, last), serial);
                     prop_assert_eq!(tracker.is_partial(), !last);
                     waiting.push((serial, record, message));
                 }
@@ -249,9 +289,9 @@ mod tests {
                 let (serial, record, message) = waiting.swap_remove(pick.index(waiting.len()));
                 let delivered = outcomes[record][message];
                 reported[record][message] = Some(delivered);
-                if let Some(through) = tracker.reported(serial, delivered) {
-                    prop_assert!(acknowledged < Some(through));
-                    acknowledged = Some(through);
+                for through in tracker.reported(serial, delivered) {
+                    prop_assert!(acknowledged < Some(through.position));
+                    acknowledged = Some(through.position);
                 }
                 let is_whole = |messages: &&Vec<Option<bool>>| messages.iter().all(|outcome| *outcome == Some(true));
                 let prefix = reported.iter().take_while(is_whole).count();

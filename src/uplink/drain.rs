@@ -3,10 +3,12 @@
 //! The thread that sends is the only one that polls.
 
 mod encoding;
+mod letter;
+mod limits;
+mod outlet;
 mod sending;
 mod tls;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
 use super::health::Health;
-use super::lane::{Backoff, Event, Lane};
-use super::registrar::Registrar;
-use super::timestamp::Timestamps;
+use super::lane::{Backoff, Event};
+use super::metering::Metering;
+use super::schemas::Schemas;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::config::Stream;
 use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
-use crate::queue::{Queue, StreamIndex};
-use crate::reading::{Lineage, Position, Record};
+use crate::queue::Queue;
+use letter::Letters;
+use outlet::Outlet;
 use tls::TlsWatch;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
@@ -39,21 +41,6 @@ const LAST_REPORTS_MAX: Duration = Duration::from_secs(1);
 /// How long the last flush may take.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 
-struct Outlet {
-    name: String,
-    topic: String,
-    priority: u8,
-    index: StreamIndex,
-    lane: Lane,
-    /// Read and not yet sent.
-    ready: VecDeque<Record>,
-    lineage: Option<Arc<Lineage>>,
-    timestamps: Timestamps,
-    writer: encoding::Writer,
-    /// Its next block needs a key that is not there; it is looked at again then.
-    key_missing_until_ns: Option<u64>,
-}
-
 struct Drain<'a> {
     settings: Settings,
     queue: Queue,
@@ -64,33 +51,15 @@ struct Drain<'a> {
     tokens: Tokens,
     reports: Vec<Report>,
     notices: Vec<Notice>,
-    registrar: Option<Registrar>,
+    schemas: Schemas,
+    letters: Letters,
     rebuild: Option<String>,
     watchdog: Watchdog,
+    metering: Metering,
     tls: TlsWatch,
     /// The TLS files were renewed at this time, and the client is to be changed.
     renewed_ns: Option<u64>,
     peek_failed: bool,
-}
-
-/// The streams, the highest priority first.
-fn outlets(settings: &Settings, pace: Pace) -> Vec<Outlet> {
-    let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
-    let outlet = |(index, stream): (usize, &Stream)| Outlet {
-        name: stream.name.to_string(),
-        topic: stream.topic.clone(),
-        priority: stream.priority,
-        index: StreamIndex(index),
-        lane: Lane::new(backoff),
-        ready: VecDeque::new(),
-        lineage: None,
-        timestamps: Timestamps::default(),
-        key_missing_until_ns: None,
-        writer: encoding::Writer::new(stream, settings, backoff),
-    };
-    let mut outlets: Vec<Outlet> = settings.streams.iter().enumerate().map(outlet).collect();
-    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
-    outlets
 }
 
 /// Runs until `stop`.
@@ -102,10 +71,13 @@ pub fn run(
     stop: CancellationToken,
     health: &Mutex<Health>,
 ) {
-    let outlets = outlets(&settings, pace);
+    let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
+    let outlets = outlet::all(&settings, backoff);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
-    let registrar = encoding::start_registrar(&settings, &stop);
+    let schemas = Schemas::start(&settings, &stop);
+    let kafka = &settings.kafka;
+    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let mut drain = Drain {
         settings,
         queue,
@@ -116,9 +88,11 @@ pub fn run(
         tokens: Tokens::default(),
         reports: Vec::new(),
         notices: Vec::new(),
-        registrar,
+        schemas,
+        letters: Letters::default(),
         rebuild: None,
         watchdog,
+        metering,
         tls,
         renewed_ns: None,
         peek_failed: false,
@@ -139,6 +113,9 @@ pub fn run(
             drain.metrics.uplink_client_rebuilds.inc();
             // The other kind of client is a step forward; the same kind again may meet the same error.
             let renewed = drain.renewed_ns.take().is_some();
+            if renewed {
+                drain.letters.renew();
+            }
             if drain.refusal() == refusal && !renewed {
                 drain.pause(pace.rebuild_interval);
             }
@@ -175,6 +152,7 @@ impl Drain<'_> {
             // Before the client is changed, what is in flight may arrive.
             self.look_at_tls_files();
             self.look_at_registry();
+            self.post_letters();
             let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
             let winds_down = care_is_over || self.renewed_ns.is_some();
             let sent = if winds_down { 0 } else { self.fill(client) };
@@ -242,8 +220,11 @@ impl Drain<'_> {
 
     fn idle_wait(&self) -> Duration {
         let now_ns = boot_ns();
-        let wake = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns()).min();
-        wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
+        let wakes =
+            |outlet: &Outlet| outlet.lane.wakes_at_ns().into_iter().chain(self.rate_closed_until_ns(outlet, now_ns));
+        let wake = self.outlets.iter().flat_map(wakes).min();
+        let most = if self.letters.are_posted() { POLL_UP_MAX } else { IDLE_MAX };
+        wake.map_or(most, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(most))
     }
 
     /// Serves the client's callbacks. Gives how many reports came.
@@ -254,6 +235,7 @@ impl Drain<'_> {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected(),
                 Notice::Requested => self.watchdog.requested(boot_ns()),
+                Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
@@ -271,6 +253,7 @@ impl Drain<'_> {
             self.report(report);
         }
         self.reports = reports;
+        self.measure_links();
         count
     }
 
@@ -290,7 +273,12 @@ impl Drain<'_> {
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
             }
         }
-        let events = self.outlets[place].lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
+        let outlet = &mut self.outlets[place];
+        let (delivered, (_, bytes)) = (report.failure.is_none(), outlet.lane.in_flight());
+        let events = outlet.lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
+        if delivered {
+            outlet.delivered_bytes += bytes.saturating_sub(outlet.lane.in_flight().1) as u64;
+        }
         self.follow(place, events);
     }
 
@@ -298,36 +286,19 @@ impl Drain<'_> {
         for event in events {
             let outlet = &self.outlets[place];
             match event {
-                Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
+                Event::Acknowledged(through) => self.queue.ack_lane(outlet.index, through.lane, through.position),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, failure) => self.set_aside(place, position, &failure.text),
+                Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
             }
         }
         // After a rewind the lane reads again from the cursor; what was read ahead is not next any more.
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
-            outlet.ready.clear();
-            outlet.writer.front.forget();
+            outlet.reader.rewind();
+            outlet.front.forget();
         }
-    }
-
-    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
-    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
-        // At the end there is no time to wait for the store: it is found again after the next start.
-        if self.stop.is_cancelled() {
-            return;
-        }
-        let outlet = &mut self.outlets[place];
-        let events = match self.queue.set_aside(outlet.index, position, error) {
-            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
-            Err(failed) => {
-                let reason = format!("poison record {position} ({error}) stays: {failed}");
-                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
-            }
-        };
-        self.follow(place, events);
     }
 
     fn connected(&mut self) {
@@ -340,6 +311,7 @@ impl Drain<'_> {
         if again {
             self.metrics.uplink_reconnects.inc();
         }
+        self.outlets.iter_mut().for_each(|outlet| outlet.reader.link_is_back());
         self.metrics.uplink_up.set(1);
         self.queue.set_uplink_up(true);
     }
@@ -364,6 +336,7 @@ impl Drain<'_> {
     fn client_lost(&mut self) {
         self.tokens.clear();
         self.metrics.uplink_in_flight_records.set(0);
+        self.metering.client_gone(&self.metrics);
         self.rebuild = None;
         for place in 0..self.outlets.len() {
             let events = self.outlets[place].lane.client_lost(boot_ns(), fastrand::f64());

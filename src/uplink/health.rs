@@ -45,6 +45,11 @@ impl Health {
         self.link == Link::Up
     }
 
+    /// Whether no broker can be reached.
+    pub fn is_down(&self) -> bool {
+        self.link == Link::Down
+    }
+
     /// A record was delivered or a connection stands. Gives whether this is a return after an outage.
     pub fn connected(&mut self) -> bool {
         if self.link == Link::Up {

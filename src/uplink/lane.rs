@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::kafka::{CAREFUL_BYTES_MAX, Class, Failure};
 use crate::reading::Position;
 
-use super::delivery::Tracker;
+use super::delivery::{Through, Tracker};
 
 /// More poison records than this...
 pub const POISON_MAX: usize = 20;
@@ -37,8 +37,8 @@ impl Backoff {
 /// What the drain has to tell after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Everything through here is delivered: acknowledge it.
-    Acknowledged(Position),
+    /// Everything of a lane through here is delivered: acknowledge it.
+    Acknowledged(Through),
     /// The stream waits, and why.
     Held(String),
     /// It delivers again.
@@ -75,8 +75,6 @@ pub struct Lane {
     window_sent: usize,
     /// The window takes no more: all of it went in one go.
     window_closed: bool,
-    /// The last position handed to the client since the last rewind.
-    sent: Option<Position>,
     held: Option<String>,
     /// A record whose timestamp was refused once: sent again with another.
     retimed: Option<Position>,
@@ -98,7 +96,6 @@ impl Lane {
             window: None,
             window_sent: 0,
             window_closed: false,
-            sent: None,
             held: None,
             retimed: None,
             rewound: false,
@@ -110,11 +107,6 @@ impl Lane {
     /// Messages in flight and their bytes.
     pub fn in_flight(&self) -> (usize, usize) {
         (self.tracker.pending(), self.tracker.pending_bytes())
-    }
-
-    /// Read on after this position; `None`: from the queue's cursor.
-    pub fn sent(&self) -> Option<Position> {
-        self.sent
     }
 
     /// Why it waits for somebody, if it does.
@@ -173,11 +165,26 @@ impl Lane {
         self.tracker.next_serial()
     }
 
-    /// The client took a message of a record, `last` of it or not; gives the serial of its report.
-    pub fn took(&mut self, position: Position, bytes: usize, last: bool) -> u64 {
-        self.sent = Some(position);
+    /// The client took a message of a record of the queue's lane that is read from `lane` on, `last` of the record or
+    /// not; gives the serial of its report.
+    pub fn took(&mut self, lane: Position, position: Position, bytes: usize, last: bool) -> u64 {
         self.window_sent += usize::from(last);
-        self.tracker.sent(position, bytes, last)
+        self.tracker.sent(lane, position, bytes, last)
+    }
+
+    /// Whether messages of a record are still to be handed over: nothing else goes before them.
+    pub fn is_partial(&self) -> bool {
+        self.tracker.is_partial()
+    }
+
+    /// Whether records of the queue's lane that is read from here on are sent and not acknowledged.
+    pub fn has_of(&self, lane: Position) -> bool {
+        self.tracker.has_of(lane)
+    }
+
+    /// Whether nothing is sent that is not acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.tracker.unacknowledged() == 0
     }
 
     /// The client refused a record at once; it is not in flight.
@@ -192,9 +199,10 @@ impl Lane {
     pub fn reported(&mut self, serial: u64, failure: Option<Failure>, now_ns: u64, chance: f64) -> Vec<Event> {
         let mut events = Vec::new();
         let open = self.tracker.unacknowledged();
-        if let Some(through) = self.tracker.reported(serial, failure.is_none()) {
+        let delivered = self.tracker.reported(serial, failure.is_none());
+        if !delivered.is_empty() {
             self.settled += (open - self.tracker.unacknowledged()) as u64;
-            events.push(Event::Acknowledged(through));
+            events.extend(delivered.into_iter().map(Event::Acknowledged));
             self.attempt = 0;
             if self.held.take().is_some() {
                 events.push(Event::Released);
@@ -253,7 +261,6 @@ impl Lane {
 
     fn rewind(&mut self) {
         self.tracker.rewind();
-        self.sent = None;
         (self.window_sent, self.window_closed) = (0, false);
         self.rewound = true;
     }

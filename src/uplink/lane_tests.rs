@@ -12,6 +12,10 @@ fn position(seq: u64) -> Position {
     Position::new(1, seq)
 }
 
+fn acknowledged(seq: u64) -> Event {
+    Event::Acknowledged(Through { lane: Position::ZERO, position: position(seq) })
+}
+
 fn room(lane: &mut Lane, now_ns: u64) -> usize {
     lane.room(now_ns, 100, 1_000)
 }
@@ -25,27 +29,27 @@ fn delays_double_up_to_the_cap_and_are_spread() {
 #[test]
 fn after_a_failure_it_waits_for_all_reports_and_starts_behind_the_prefix() {
     let mut lane = Lane::new(BACKOFF);
-    let serials: Vec<u64> = (0..3).map(|seq| lane.took(position(seq), 10, true)).collect();
-    assert_eq!(lane.reported(serials[0], None, 0, 1.0), [Event::Acknowledged(position(0))]);
+    let serials: Vec<u64> = (0..3).map(|seq| lane.took(Position::ZERO, position(seq), 10, true)).collect();
+    assert_eq!(lane.reported(serials[0], None, 0, 1.0), [acknowledged(0)]);
     assert_eq!(lane.reported(serials[1], Some(failure(Class::Retried)), 0, 1.0), []);
-    assert_eq!((room(&mut lane, 5_000), lane.sent()), (0, Some(position(2))), "one is still in flight");
+    assert_eq!(room(&mut lane, 5_000), 0, "one is still in flight");
     assert_eq!(lane.reported(serials[2], None, 0, 1.0), []);
-    assert_eq!(lane.sent(), None, "reads again from the cursor");
+    assert!(lane.take_rewound(), "reads again from the cursor");
     assert_eq!((room(&mut lane, 99), room(&mut lane, 100)), (0, 100));
 }
 
 #[test]
 fn a_held_stream_probes_with_one_record_and_says_so_once() {
     let mut lane = Lane::new(BACKOFF);
-    let serial = lane.took(position(0), 10, true);
+    let serial = lane.took(Position::ZERO, position(0), 10, true);
     assert_eq!(lane.reported(serial, Some(failure(Class::Held)), 0, 1.0), [Event::Held("no".into())]);
     assert_eq!(room(&mut lane, 100), 1);
-    let serial = lane.took(position(0), 10, true);
+    let serial = lane.took(Position::ZERO, position(0), 10, true);
     assert_eq!(room(&mut lane, 100), 0, "the probe is out");
     assert_eq!(lane.reported(serial, Some(failure(Class::Held)), 100, 1.0), []);
     assert_eq!((room(&mut lane, 299), room(&mut lane, 300)), (0, 1), "the delay has doubled");
-    let serial = lane.took(position(0), 10, true);
-    assert_eq!(lane.reported(serial, None, 300, 1.0), [Event::Acknowledged(position(0)), Event::Released]);
+    let serial = lane.took(Position::ZERO, position(0), 10, true);
+    assert_eq!(lane.reported(serial, None, 300, 1.0), [acknowledged(0), Event::Released]);
     assert_eq!(lane.held(), None);
     assert_eq!(room(&mut lane, 300), 2);
 }
@@ -54,7 +58,7 @@ fn a_held_stream_probes_with_one_record_and_says_so_once() {
 fn the_limits_of_records_and_bytes_leave_at_least_one_record() {
     let mut lane = Lane::new(BACKOFF);
     assert_eq!(lane.room(0, 2, 10), 2);
-    lane.took(position(0), 5_000, true);
+    lane.took(Position::ZERO, position(0), 5_000, true);
     assert_eq!(lane.room(0, 2, 10), 0);
 }
 
@@ -62,10 +66,10 @@ fn the_limits_of_records_and_bytes_leave_at_least_one_record() {
 fn a_refused_timestamp_is_replaced_once_and_then_held() {
     let refused = Failure { timestamp_refused: true, ..failure(Class::Poison) };
     let mut lane = Lane::new(BACKOFF);
-    let serial = lane.took(position(7), 10, true);
+    let serial = lane.took(Position::ZERO, position(7), 10, true);
     assert_eq!(lane.reported(serial, Some(refused.clone()), 0, 1.0), []);
     assert!(lane.is_retimed(position(7)));
-    let serial = lane.took(position(7), 10, true);
+    let serial = lane.took(Position::ZERO, position(7), 10, true);
     let events = lane.reported(serial, Some(refused), 0, 1.0);
     let reason = "record 1:7: no, also with the last time that was accepted";
     assert_eq!(events, [Event::Held(reason.into())], "never set aside");
@@ -74,28 +78,28 @@ fn a_refused_timestamp_is_replaced_once_and_then_held() {
 #[test]
 fn a_fatal_error_asks_for_a_new_client() {
     let mut lane = Lane::new(BACKOFF);
-    let serial = lane.took(position(0), 10, true);
-    lane.took(position(1), 10, true);
+    let serial = lane.took(Position::ZERO, position(0), 10, true);
+    lane.took(Position::ZERO, position(1), 10, true);
     assert_eq!(lane.reported(serial, Some(failure(Class::Fatal)), 0, 1.0), [Event::Rebuild("no".into())]);
     assert_eq!(lane.client_lost(0, 1.0), []);
-    assert_eq!((lane.in_flight(), lane.sent(), room(&mut lane, 0)), ((0, 0), None, 100));
+    assert_eq!((lane.in_flight(), lane.take_rewound(), room(&mut lane, 0)), ((0, 0), true, 100));
 }
 
 #[test]
 fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
     let mut lane = Lane::new(BACKOFF);
-    let serials: Vec<u64> = (0..4).map(|seq| lane.took(position(seq), 1, true)).collect();
+    let serials: Vec<u64> = (0..4).map(|seq| lane.took(Position::ZERO, position(seq), 1, true)).collect();
     // The client has stopped: what is behind the cause is reported with other errors, or not at all.
     lane.reported(serials[2], Some(failure(Class::Fatal)), 0, 1.0);
     lane.reported(serials[0], Some(failure(Class::Poison)), 0, 1.0);
     lane.reported(serials[1], Some(failure(Class::Retried)), 0, 1.0);
     assert_eq!(lane.client_lost(0, 1.0), []);
     assert_eq!((room(&mut lane, 0), lane.is_careful()), (2, true), "the suspects are halved");
-    lane.took(position(0), 1, true);
-    let serial = lane.took(position(1), 1, true);
+    lane.took(Position::ZERO, position(0), 1, true);
+    let serial = lane.took(Position::ZERO, position(1), 1, true);
     lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0);
     lane.client_lost(0, 1.0);
-    let serial = lane.took(position(0), 1, true);
+    let serial = lane.took(Position::ZERO, position(0), 1, true);
     assert_eq!(room(&mut lane, 0), 0);
     assert_eq!(
         lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0),
@@ -106,31 +110,31 @@ fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
 #[test]
 fn a_record_in_parts_is_finished_first_and_isolated_whole() {
     let mut lane = Lane::new(BACKOFF);
-    let first = lane.took(position(0), 10, true);
-    let second = lane.took(position(1), 10, false);
+    let first = lane.took(Position::ZERO, position(0), 10, true);
+    let second = lane.took(Position::ZERO, position(1), 10, false);
     assert_eq!(lane.room(0, 1, 1), 1, "the rest of a record goes before all limits");
     // Its second message is refused at once, while the one before it is on its way.
     assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 0.5), []);
     assert_eq!(lane.room(0, 100, 1_000), 0);
-    assert_eq!(lane.reported(first, None, 0, 0.5), [Event::Acknowledged(position(0))]);
+    assert_eq!(lane.reported(first, None, 0, 0.5), [acknowledged(0)]);
     let events = lane.reported(second, None, 0, 0.5);
     assert!(matches!(&events[..], [Event::SetAside(at, _)] if *at == position(1)), "{events:?}");
     assert!(lane.take_rewound());
     assert_eq!(lane.was_set_aside(), None);
-    assert_eq!((lane.sent(), lane.room(0, 100, 1_000)), (None, 1));
+    assert_eq!((lane.is_idle(), lane.room(0, 100, 1_000)), (true, 1));
 }
 
 #[test]
 fn a_record_that_is_refused_at_once_waits_for_those_before_it() {
     let mut lane = Lane::new(BACKOFF);
-    let serial = lane.took(position(0), 1, true);
+    let serial = lane.took(Position::ZERO, position(0), 1, true);
     assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 1.0), []);
     assert_eq!(room(&mut lane, 0), 0);
     assert_eq!(lane.reported(serial, Some(failure(Class::Retried)), 0, 1.0), [], "that one comes first");
-    let serial = lane.took(position(0), 1, true);
+    let serial = lane.took(Position::ZERO, position(0), 1, true);
     assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 1.0), []);
     let events = lane.reported(serial, None, 0, 1.0);
-    assert_eq!(events, [Event::Acknowledged(position(0)), Event::SetAside(position(1), failure(Class::Poison))]);
+    assert_eq!(events, [acknowledged(0), Event::SetAside(position(1), failure(Class::Poison))]);
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn set_aside_until_held(is_poison: impl Fn(u64) -> bool, records: u64) -> usize 
     let mut count = 0;
     for seq in 0..records {
         if !is_poison(seq) {
-            let serial = lane.took(position(seq), 1, true);
+            let serial = lane.took(Position::ZERO, position(seq), 1, true);
             lane.reported(serial, None, 0, 1.0);
             continue;
         }
@@ -187,7 +191,7 @@ fn isolate(records: u64, poison: &[u64], client_stops: bool) -> (Vec<u64>, Vec<u
         windows += 1;
         let first = cursor;
         let last = (first + room(&mut lane, 0) as u64).min(records);
-        let serials: Vec<u64> = (first..last).map(|seq| lane.took(position(seq), 1, true)).collect();
+        let serials: Vec<u64> = (first..last).map(|seq| lane.took(Position::ZERO, position(seq), 1, true)).collect();
         let bad = poison.iter().any(|seq| (first..last).contains(seq));
         let mut events = Vec::new();
         for serial in serials {
@@ -199,7 +203,7 @@ fn isolate(records: u64, poison: &[u64], client_stops: bool) -> (Vec<u64>, Vec<u
         }
         for event in events {
             match event {
-                Event::Acknowledged(through) => {
+                Event::Acknowledged(Through { position: through, .. }) => {
                     delivered.extend(cursor..=through.seq());
                     cursor = through.seq() + 1;
                 }

@@ -2,7 +2,7 @@
 //! say where it comes from and why it is there.
 
 use crate::clock::wall_us;
-use crate::kafka::Failure;
+use crate::kafka::{Class, Failure};
 use crate::reading::json::write_time;
 use crate::reading::{Lineage, Position, Record};
 
@@ -30,11 +30,24 @@ impl Letter {
         Self { position, failure, tries: 0 }
     }
 
-    /// There was no answer. Gives whether it is worth another try.
-    pub fn unanswered(&mut self) -> bool {
-        self.tries += 1;
-        self.tries < TRIES_MAX
+    /// It did not arrive. `is_up`: the uplink has a connection; without one nothing is known of the topic, and nothing
+    /// else goes on meanwhile.
+    pub fn failed(&mut self, failure: &Failure, is_up: bool) -> Next {
+        if matches!(failure.class, Class::Poison | Class::Held) {
+            return Next::File;
+        }
+        self.tries += u32::from(is_up);
+        if self.tries < TRIES_MAX { Next::Again } else { Next::File }
     }
+}
+
+/// Where a letter goes that did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// To the topic once more.
+    Again,
+    /// Into the dead-letter file.
+    File,
 }
 
 /// What the headers of a letter say beside those that the message would have had.
@@ -106,8 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_is_tried_a_few_times() {
-        let mut letter = Letter::new(Position::ZERO, Failure::unwritable(String::new()));
-        assert_eq!([(); 3].map(|()| letter.unanswered()), [true, true, false]);
+    fn a_letter_goes_into_the_file_where_the_topic_refuses_it_or_does_not_answer() {
+        let letter = Letter::new(Position::ZERO, Failure::unwritable(String::new()));
+        for refusal in [Failure::unwritable(String::new()), Failure::held(String::new())] {
+            assert_eq!(letter.clone().failed(&refusal, true), Next::File);
+        }
+        let (mut letter, silence) = (letter, Failure::retried(String::new()));
+        assert_eq!([(); 9].map(|()| letter.failed(&silence, false)), [Next::Again; 9], "the link is down");
+        assert_eq!([(); 3].map(|()| letter.failed(&silence, true)), [Next::Again, Next::Again, Next::File]);
     }
 }

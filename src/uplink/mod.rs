@@ -4,6 +4,7 @@
 //! how far reports reach without a gap, `health` what status shows. The queue is the retry store: a record stays
 //! there until Kafka has reported it delivered, so the client may be destroyed at any time.
 
+mod budget;
 mod delivery;
 mod drain;
 pub mod encode;
@@ -11,7 +12,10 @@ mod gate;
 mod health;
 mod lane;
 mod letter;
+mod metering;
 pub mod preflight;
+mod rate;
+mod reader;
 mod registrar;
 mod schema_cache;
 mod schemas;

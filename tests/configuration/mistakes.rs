@@ -89,8 +89,6 @@ fn durations_sizes_numbers_and_words() {
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
     later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
-    later("[kafka]\nbrokers = [\"k:1\"]\ndrain = \"newest-first\"", "3:9: kafka.drain");
-    later("[kafka]\nbrokers = [\"k:1\"]\nbudget = {}", "3:1: kafka.budget");
     later(&source("gnss", "port = \"gpsd://127.0.0.1:2947\""), "4:8: source[1].port");
     later(&source("serial", "port = \"/dev/x\"\nformat = \"cobs\""), "5:10: source[1].format");
     later(
@@ -327,6 +325,32 @@ fn columns_count_characters_and_the_list_of_mistakes_is_bounded() {
     let errors = parse(&many).unwrap_err();
     assert_eq!((errors.problems.len(), errors.more), (forebay::config::PROBLEMS_MAX, 100));
     assert!(errors.to_string().ends_with("and 100 more"));
+}
+
+#[test]
+fn rates_and_budgets() {
+    let kafka = |line: &str| format!("[kafka]\nbrokers = [\"k:1\"]\n{line}");
+    refused(&kafka("rate = {}"), &[("3:8: kafka.rate.records", &["missing", "records, bytes or both"])]);
+    refused(&kafka("rate = { records = 0 }"), &[("3:20: kafka.rate.records", &["0 is out of range", "1 to 1000000"])]);
+    refused(&kafka("budget = {}"), &[("3:10: kafka.budget.day", &["missing", "day, month or both"])]);
+    refused(&kafka("budget = { day = \"1 kB\" }"), &[("3:18: kafka.budget.day", &["out of range", "64 KiB"])]);
+    refused(
+        &kafka("budget = { day = \"1 MB\", reserve = \"95%\" }"),
+        &[("3:36: kafka.budget.reserve", &["\"95%\" is not such a percentage", "\"90%\""])],
+    );
+    let stream = "[[stream]]\nname = \"a\"\nrate = { bytes = \"10\" }";
+    refused(stream, &[("3:18: stream[1].rate.bytes", &["is not a size"])]);
+}
+
+#[test]
+fn newest_first_does_not_go_with_exactly_once() {
+    let text = "[kafka]\nbrokers = [\"k:1\"]\ndrain = \"newest-first\"\ndelivery = \"exactly-once\"\n\
+                [[stream]]\nname = \"a\"\ndrain = \"newest-first\"\n";
+    let problems = parse(text).unwrap_err().problems;
+    for place in ["forebay.toml:3:9: kafka.drain", "forebay.toml:4:12: kafka.delivery"] {
+        let named = |problem: &&forebay::config::Problem| problem.to_string().starts_with(place);
+        assert!(problems.iter().filter(named).any(|problem| problem.message.contains("does not go with")), "{place}");
+    }
 }
 
 #[test]

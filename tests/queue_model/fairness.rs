@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use forebay::config::Durability;
 use forebay::queue::block::SealedBlock;
+use forebay::queue::lane::Lanes;
 use forebay::queue::store::{BlockStore, Held, OldestBlocks, StoreError};
 use forebay::queue::{Limit, PeekError, Queue, StreamIndex};
 use forebay::reading::{Name, Position};
@@ -78,16 +79,16 @@ impl BlockStore for Busy {
         self.store.read(stream, at)
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
-        self.store.remove_done(cursors)
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
+        self.store.remove_done(lanes)
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
-        self.store.oldest_of(stream, cursor, bytes)
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        self.store.oldest_of(stream, lanes, bytes)
     }
 
-    fn reclaim(&mut self, cursors: &[(Name, Position)], percent: u64) -> Result<bool, StoreError> {
-        self.store.reclaim(cursors, percent)
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], percent: u64) -> Result<bool, StoreError> {
+        self.store.reclaim(lanes, percent)
     }
 
     fn held(&self) -> Vec<Held> {

@@ -8,6 +8,7 @@ mod fairness;
 mod faults;
 mod flips;
 mod ground;
+mod lanes;
 mod memory;
 mod model;
 mod outage;

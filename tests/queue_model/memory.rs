@@ -144,16 +144,19 @@ impl BlockStore for MemoryStore {
         }))
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
         self.0.with(|platter| {
-            platter.epochs.retain(|epoch| epoch.iter().any(|block| !is_done(block, cursors)));
+            platter.epochs.retain(|epoch| epoch.iter().any(|block| !is_done(block, lanes)));
         });
         Ok(())
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
         Ok(self.0.with(|platter| {
-            let mine = |block: &&SealedBlock| &*block.header.stream == stream && block.header.last >= cursor;
+            let cursor = lanes.cursor();
+            let mine = |block: &&SealedBlock| {
+                &*block.header.stream == stream && !lanes.is_range_done(block.header.first, block.header.last)
+            };
             let (epoch, blocks) =
                 platter.epochs.iter().enumerate().find(|(_, blocks)| blocks.iter().any(|block| mine(&block)))?;
             let mut mine: Vec<&SealedBlock> = blocks.iter().filter(mine).collect();
@@ -165,7 +168,7 @@ impl BlockStore for MemoryStore {
                     continue;
                 }
                 let records = forebay::queue::block::open(block, &Default::default()).unwrap();
-                let first = block.header.first.max(from);
+                let first = lanes.first_open(block.header.first.max(from));
                 let found = oldest.get_or_insert(OldestBlocks {
                     epoch: epoch as u64,
                     first,
@@ -175,7 +178,7 @@ impl BlockStore for MemoryStore {
                     bytes: 0,
                 });
                 found.last = block.header.last;
-                let open = || records.iter().filter(|record| record.position >= from);
+                let open = || records.iter().filter(|r| r.position >= from && !lanes.is_done(r.position));
                 found.records += open().count() as u64;
                 found.skipped += open().map(|record| record.skipped).sum::<u64>();
                 found.bytes += block.bytes.len() as u64;
@@ -184,14 +187,14 @@ impl BlockStore for MemoryStore {
         }))
     }
 
-    fn reclaim(&mut self, cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+    fn reclaim(&mut self, lanes: &[(Name, Lanes)], _percent: u64) -> Result<bool, StoreError> {
         self.0.with(|platter| {
             if platter.failing_reclaims {
                 return Err(failed("reclaim"));
             }
-            let done = |epoch: &Vec<SealedBlock>| epoch.iter().any(|block| is_done(block, cursors));
+            let done = |epoch: &Vec<SealedBlock>| epoch.iter().any(|block| is_done(block, lanes));
             let Some(epoch) = platter.epochs.iter_mut().find(|epoch| done(epoch)) else { return Ok(false) };
-            epoch.retain(|block| !is_done(block, cursors));
+            epoch.retain(|block| !is_done(block, lanes));
             platter.epochs.retain(|epoch| !epoch.is_empty());
             Ok(true)
         })
@@ -215,13 +218,13 @@ impl BlockStore for MemoryStore {
         &mut self,
         stream: &str,
         epochs: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> Result<Vec<SealedBlock>, StoreError> {
         let all = self.0.with(|platter| epochs.iter().flat_map(|n| platter.epochs[*n as usize].clone()).collect());
-        Ok(split(stream, all, cursors).0)
+        Ok(split(stream, all, lanes).0)
     }
 
-    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
         let Replacement { ref stream, epochs: ref numbers, pass, .. } = replacement;
         let held = self.epochs_of(stream).epochs;
         let firsts: Vec<Position> =
@@ -233,7 +236,7 @@ impl BlockStore for MemoryStore {
             // Numbers are places here, which may have moved since: then it is not what it was made of.
             let old = numbers.iter().filter_map(|number| platter.epochs.get(*number as usize)).flatten().cloned();
             let together =
-                put_together(&replacement, old.collect(), cursors).map_err(|_| failed("rewrite of other blocks"))?;
+                put_together(&replacement, old.collect(), lanes).map_err(|_| failed("rewrite of other blocks"))?;
             platter.passes.retain(|(name, first, _)| name != stream || !firsts.contains(first));
             platter.passes.extend(firsts.iter().map(|first| (stream.clone(), *first, pass)));
             let Some(blocks) = together else { return Ok(false) };
@@ -278,8 +281,10 @@ impl BlockStore for MemoryStore {
     }
 }
 
-fn is_done(block: &SealedBlock, cursors: &[(Name, Position)]) -> bool {
-    cursors.iter().any(|(name, cursor)| *name == block.header.stream && block.header.last < *cursor)
+fn is_done(block: &SealedBlock, lanes: &[(Name, Lanes)]) -> bool {
+    lanes
+        .iter()
+        .any(|(name, lanes)| *name == block.header.stream && lanes.is_range_done(block.header.first, block.header.last))
 }
 
 /// A queue on the disk, with the run counted up as a start does; time stands still unless the test moves it.
@@ -357,6 +362,8 @@ pub fn settings(streams: &[(&str, Durability)], tail_bytes_max: usize, dir: &std
                 priority: 0,
                 durability: *durability,
                 retention: Retention::default(),
+                drain: None,
+                rate: Default::default(),
             })
             .collect(),
     }

@@ -140,6 +140,8 @@ pub fn settings(mount_point: &Path) -> Settings {
             priority: 0,
             durability: Durability::Window,
             retention: Retention::default(),
+            drain: None,
+            rate: Default::default(),
         }],
     }
 }

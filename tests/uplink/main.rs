@@ -2,16 +2,18 @@
 #![cfg(feature = "demo")]
 #![allow(clippy::unwrap_used)]
 
+mod encodings;
+mod letters;
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+mod newest_first;
+mod once;
+mod rate;
 #[path = "../yardstick/rewriting.rs"]
 mod rewriting;
 #[path = "../registry/stand_in.rs"]
 mod stand_in;
-
-mod encodings;
-mod once;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +52,8 @@ struct Bench {
     broker: EmbeddedKafka,
     kafka: Kafka,
     queue: Queue,
+    disk: memory::Disk,
+    of_queue: forebay::queue::Settings,
     metrics: Arc<Metrics>,
     settings: Settings,
     stop: CancellationToken,
@@ -66,7 +70,8 @@ impl Bench {
         }
         let named: Vec<_> = streams.iter().map(|name| (*name, Durability::Window)).collect();
         let of_queue = memory::settings(&named, 4 << 20, dir.path());
-        let (queue, metrics) = memory::start(&memory::Disk::default(), &of_queue, &memory::Clock::default());
+        let disk = memory::Disk::default();
+        let (queue, metrics) = memory::start(&disk, &of_queue, &memory::Clock::default());
         let kafka = Kafka {
             brokers: vec![broker.bootstrap()],
             client_id: "test".into(),
@@ -75,6 +80,9 @@ impl Bench {
             compression: KafkaCompression::Zstd,
             in_flight_bytes_max: 64 * 1024,
             linger: Duration::from_millis(5),
+            drain: Default::default(),
+            rate: Default::default(),
+            budget: None,
             delivery: forebay::config::Delivery::AtLeastOnce,
             properties: [
                 ("reconnect.backoff.ms", "50"),
@@ -87,8 +95,15 @@ impl Bench {
             output: Default::default(),
         };
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };
-        let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams, gateway };
-        Self { broker, kafka, queue, metrics, settings, stop: CancellationToken::new(), dir }
+        let settings = Settings { kafka: kafka.clone(), streams: of_queue.streams.clone(), gateway };
+        Self { broker, kafka, queue, disk, of_queue, metrics, settings, stop: CancellationToken::new(), dir }
+    }
+
+    /// The queue is closed in order and opened again, for another uplink.
+    fn reopen(&mut self) {
+        self.queue.close().unwrap();
+        (self.queue, self.metrics) = memory::start(&self.disk, &self.of_queue, &memory::Clock::default());
+        self.stop = CancellationToken::new();
     }
 
     fn push(&self, stream: usize, count: usize) {
@@ -109,6 +124,16 @@ impl Bench {
             source: "test".into(),
             device: "device-0".into(),
             fields: vec![Field::new("text", Value::Text(text))],
+        };
+        self.queue.push(StreamIndex(stream), record).unwrap();
+    }
+
+    fn push_fields(&self, stream: usize, count: usize) {
+        let record = NewRecord {
+            stamp: Stamp { boot_ns: 1, wall_us: NOW_MS * 1_000, trust: Trust::Ntp },
+            source: "test".into(),
+            device: "device-0".into(),
+            fields: (0..count).map(|number| Field::new(format!("field_{number}"), Value::Float(0.5))).collect(),
         };
         self.queue.push(StreamIndex(stream), record).unwrap();
     }

@@ -1,11 +1,12 @@
 //! Exactly-once delivery into the embedded Kafka, which knows transactions but neither isolation, fencing nor offsets in
 //! them: what needs these is tested on a real one (`tests/real/once.rs`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use forebay::config::{Delivery, Transactions};
+use forebay::config::{Delivery, Encoding, Form, Rate, Shape, Transactions};
 use forebay::metrics::ByKind;
 
+use super::rate::budget;
 use super::{Bench, assert_whole, dead_letters, poison, wait_for};
 
 fn bench(streams: &[&str]) -> Bench {
@@ -37,6 +38,41 @@ fn transactions_carry_what_is_queued_whole_and_in_order() {
 }
 
 #[test]
+fn a_rate_holds_in_goes_of_a_second() {
+    let mut bench = bench(&["telemetry", "alarms"]);
+    bench.settings.streams[0].rate = Rate { records: Some(1_000), bytes: None };
+    bench.push(0, 2_500);
+    let begun = Instant::now();
+    let uplink = bench.start();
+    bench.push(1, 500);
+    bench.drained(1);
+    assert!(bench.queue.status().streams[0].records > 0, "the other stream has no limit");
+    bench.drained(0);
+    // 1000 go at once, and a quarter of a second is lent.
+    assert!(begun.elapsed() >= Duration::from_millis(1_200), "2500 records in {:?}", begun.elapsed());
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 2_500);
+}
+
+#[test]
+fn a_budget_stops_the_backlog_and_keeps_its_reserve() {
+    let mut bench = bench(&["telemetry", "alarms"]);
+    budget(&mut bench);
+    bench.push(0, 2_000);
+    let uplink = bench.start();
+    wait_for("the budget to be used up", || bench.metrics.uplink_budget_exhausted.get() == 1);
+    let waiting = bench.queue.status().streams[0].records;
+    assert!(waiting > 500, "{waiting} wait");
+    bench.push(1, 50);
+    bench.drained(1);
+    let used = bench.metrics.uplink_budget_day_bytes.get();
+    assert!((70_000..140_000).contains(&used), "{used} bytes used");
+    assert_eq!(bench.queue.status().streams[0].records, waiting, "the reserve is not the backlog's");
+    bench.end(uplink);
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
 fn an_outage_is_waited_out() {
     let bench = bench(&["telemetry"]);
     let uplink = bench.start();
@@ -65,6 +101,45 @@ fn a_record_that_is_too_large_is_set_aside_between_two_transactions() {
     bench.end(uplink);
     assert_eq!((poison(&bench), dead_letters(&bench).len()), (1, 1));
     assert_whole(&bench.account("telemetry"), 200);
+}
+
+/// Error code of the Kafka protocol.
+const GROUP_AUTHORIZATION_FAILED: i16 = 30;
+
+#[test]
+fn a_cursor_that_kafka_does_not_tell_holds_its_stream_alone() {
+    let bench = bench(&["telemetry", "alarms"]);
+    // Asked for in this order, before the transactional id is taken over and after, then for the one that is missing.
+    let mut answers = vec![GROUP_AUTHORIZATION_FAILED, 0, GROUP_AUTHORIZATION_FAILED, 0];
+    answers.extend([GROUP_AUTHORIZATION_FAILED; 12]);
+    bench.broker.fail_offset_fetch(&answers);
+    bench.push(0, 100);
+    bench.push(1, 100);
+    let uplink = bench.start();
+    wait_for("the hold", || uplink.status().held.iter().any(|(_, why)| why.contains("telemetry: GroupAuth")));
+    bench.drained(1);
+    assert_eq!(bench.queue.status().streams[0].records, 100, "held, not dropped");
+    bench.drained(0);
+    wait_for("the release", || uplink.status().held.is_empty());
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+    assert_whole(&bench.account("alarms"), 100);
+    assert_eq!(bench.metrics.uplink_client_rebuilds.get(), 0);
+}
+
+#[test]
+fn a_backlog_of_many_messages_a_record_fills_transactions_and_breaks_none() {
+    let mut bench = bench(&["telemetry"]);
+    let narrow = Form { encoding: Encoding::Json, shape: Shape::Narrow };
+    bench.settings.kafka.output.forms = [("telemetry".into(), narrow)].into();
+    for _ in 0..1_500 {
+        bench.push_fields(0, 20);
+    }
+    let uplink = bench.start();
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
+    assert_eq!(bench.read("telemetry").len(), 30_000);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
+use forebay::queue::lane::Lanes;
 use forebay::queue::scan::{self, Found};
 use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreError, StreamEpochs};
 use forebay::reading::{Name, Position};
@@ -119,9 +120,9 @@ impl SegmentStore {
         Ok(chosen.map(Segment::all).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    fn put_in_place(&mut self, replacement: &Replacement, cursors: &[(Name, Position)]) -> std::io::Result<bool> {
+    fn put_in_place(&mut self, replacement: &Replacement, lanes: &[(Name, Lanes)]) -> std::io::Result<bool> {
         let numbers = &replacement.epochs;
-        let together = put_together(replacement, self.all_of(numbers)?, cursors)?;
+        let together = put_together(replacement, self.all_of(numbers)?, lanes)?;
         let worth_it = together.is_some();
         if let Some(blocks) = together {
             let target = *numbers.iter().min().unwrap();
@@ -166,9 +167,10 @@ impl BlockStore for SegmentStore {
         Ok(None)
     }
 
-    fn remove_done(&mut self, cursors: &[(Name, Position)]) -> Result<(), StoreError> {
+    fn remove_done(&mut self, lanes: &[(Name, Lanes)]) -> Result<(), StoreError> {
+        let is_done = |header: &block::Header, lanes: &Lanes| lanes.is_range_done(header.first, header.last);
         let done =
-            |place: &Place| cursors.iter().any(|(n, next)| *n == place.header.stream && place.header.last < *next);
+            |place: &Place| lanes.iter().any(|(name, of)| *name == place.header.stream && is_done(&place.header, of));
         while let Some(index) = self.segments.iter().position(|segment| segment.blocks.iter().all(done)) {
             let removed = self.remove(index);
             self.io("remove", removed)?;
@@ -176,8 +178,10 @@ impl BlockStore for SegmentStore {
         Ok(())
     }
 
-    fn oldest_of(&mut self, stream: &str, cursor: Position, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
-        let mine = |place: &&Place| &*place.header.stream == stream && place.header.last >= cursor;
+    fn oldest_of(&mut self, stream: &str, lanes: &Lanes, bytes: u64) -> Result<Option<OldestBlocks>, StoreError> {
+        let mine = |place: &&Place| {
+            &*place.header.stream == stream && !lanes.is_range_done(place.header.first, place.header.last)
+        };
         let Some(segment) = self.segments.iter().find(|segment| segment.blocks.iter().any(|place| mine(&place))) else {
             return Ok(None);
         };
@@ -187,9 +191,9 @@ impl BlockStore for SegmentStore {
                 break;
             }
             let header = &place.header;
-            let first = header.first.max(cursor);
+            let first = lanes.first_open(header.first);
             let records = block::open(&self.io("read", segment.block(place))?, &Default::default()).unwrap_or_default();
-            let open = || records.iter().filter(|record| record.position >= first);
+            let open = || records.iter().filter(|record| !lanes.is_done(record.position));
             let found = oldest.get_or_insert(OldestBlocks {
                 epoch: segment.number,
                 first,
@@ -206,7 +210,7 @@ impl BlockStore for SegmentStore {
         Ok(oldest)
     }
 
-    fn reclaim(&mut self, _cursors: &[(Name, Position)], _percent: u64) -> Result<bool, StoreError> {
+    fn reclaim(&mut self, _lanes: &[(Name, Lanes)], _percent: u64) -> Result<bool, StoreError> {
         // A plain file gives nothing back before it is deleted.
         Ok(false)
     }
@@ -224,13 +228,13 @@ impl BlockStore for SegmentStore {
         &mut self,
         stream: &str,
         epochs: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> Result<Vec<SealedBlock>, StoreError> {
-        Ok(split(stream, self.io("read", self.all_of(epochs))?, cursors).0)
+        Ok(split(stream, self.io("read", self.all_of(epochs))?, lanes).0)
     }
 
-    fn replace(&mut self, replacement: Replacement, cursors: &[(Name, Position)]) -> Result<bool, StoreError> {
-        let replaced = self.put_in_place(&replacement, cursors);
+    fn replace(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> Result<bool, StoreError> {
+        let replaced = self.put_in_place(&replacement, lanes);
         self.io("rewrite", replaced)
     }
 

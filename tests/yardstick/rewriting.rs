@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
+use forebay::queue::lane::Lanes;
 use forebay::queue::store::{Replacement, StreamEpoch};
-use forebay::reading::{Name, Position};
+use forebay::reading::Name;
 
 /// What blocks of an epoch, in the order of a stream's positions, say of the stream.
 pub fn stream_epoch<'a>(
@@ -36,13 +37,10 @@ pub fn stream_epoch<'a>(
 }
 
 /// The stream's blocks among these, in the order of positions, and the others; without those that are done.
-pub fn split(
-    stream: &str,
-    blocks: Vec<SealedBlock>,
-    cursors: &[(Name, Position)],
-) -> (Vec<SealedBlock>, Vec<SealedBlock>) {
+pub fn split(stream: &str, blocks: Vec<SealedBlock>, lanes: &[(Name, Lanes)]) -> (Vec<SealedBlock>, Vec<SealedBlock>) {
     let done = |block: &SealedBlock| {
-        cursors.iter().any(|(name, next)| *name == block.header.stream && block.header.last < *next)
+        let header = &block.header;
+        lanes.iter().any(|(name, of)| *name == header.stream && of.is_range_done(header.first, header.last))
     };
     let (mut mine, others): (Vec<_>, Vec<_>) =
         blocks.into_iter().filter(|block| !done(block)).partition(|block| &*block.header.stream == stream);
@@ -57,11 +55,11 @@ pub fn split(
 pub fn put_together(
     replacement: &Replacement,
     blocks: Vec<SealedBlock>,
-    cursors: &[(Name, Position)],
+    lanes: &[(Name, Lanes)],
 ) -> std::io::Result<Option<Vec<SealedBlock>>> {
     let bytes = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
     let before = bytes(&blocks);
-    let (old, mut others) = split(&replacement.stream, blocks, cursors);
+    let (old, mut others) = split(&replacement.stream, blocks, lanes);
     let records: u64 = old.iter().map(|block| u64::from(block.header.count)).sum();
     let last = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.header.last).max();
     if (records, last(&old)) != (replacement.records_before, last(&replacement.blocks)) {

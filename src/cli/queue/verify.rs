@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::{Ended, Look, walk};
 use crate::queue::inspect::{Finding, Verifier};
-use crate::reading::{Name, Position};
+use crate::queue::lane::Lanes;
+use crate::reading::Name;
 
 pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Ended> {
-    let cursors = look.inspection.state().map(|state| state.cursors()).unwrap_or_default();
-    let mut verifier = Verifier::new(&look.inspection, &cursors);
+    let lanes = look.inspection.state().map(|state| state.lanes()).unwrap_or_default();
+    let mut verifier = Verifier::new(&look.inspection, &lanes);
     let (mut blocks, mut records, mut unfinished) = (0u64, 0u64, 0u64);
     let met = walk::epochs(look, |view| {
         verifier.check(view);
@@ -20,9 +21,8 @@ pub(super) fn run(look: &Look, out: &mut impl Write) -> anyhow::Result<Ended> {
         unfinished += u64::from(view.unfinished && !view.closed);
         Ok(ControlFlow::Continue(()))
     })?;
-    let cursors_now: Vec<(Name, Position)> =
-        look.inspection.read_state()?.map(|state| state.cursors()).unwrap_or_default();
-    let verdict = verifier.finish(&cursors_now);
+    let lanes_now: Vec<(Name, Lanes)> = look.inspection.read_state()?.map(|state| state.lanes()).unwrap_or_default();
+    let verdict = verifier.finish(&lanes_now);
     let state_whole = look.inspection.state().is_some();
     for finding in &verdict.findings {
         if look.json {

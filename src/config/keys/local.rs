@@ -171,9 +171,9 @@ pub(in crate::config) static STREAM: Section = Section {
         key("retention", Kind::Table("`{ when-full = \"drop-oldest\" }`"), Words("all defaults"), "What goes first."),
         key(
             "drain",
-            Kind::Word(&["oldest-first"], &["newest-first"]),
-            Is("oldest-first"),
-            "In what order a backlog is sent.",
+            Kind::Word(&["oldest-first", "newest-first"], &[]),
+            Words("as `kafka.drain`"),
+            "In what order its backlog is sent.",
         ),
         key(
             "encoding",
@@ -187,7 +187,7 @@ pub(in crate::config) static STREAM: Section = Section {
             Words("`kafka.shape`"),
             "Whether a message is a whole reading or one field of it.",
         ),
-        later("rate", "A limit on how fast the stream drains."),
+        key("rate", Kind::Table("`{ records, bytes }`"), Words("none"), "How fast the stream may be sent."),
     ],
 };
 

@@ -1,6 +1,6 @@
 //! Keys of the uplink: `[kafka]`.
 
-use super::{Default::*, Kind, Section, key, later};
+use super::{Default::*, Kind, Section, key};
 
 pub(in crate::config) static KAFKA: Section = Section {
     title: "[kafka]",
@@ -15,7 +15,8 @@ pub(in crate::config) static KAFKA: Section = Section {
             "in-flight-bytes",
             Kind::Size(64 << 10, 64 << 20),
             Is("1 MiB"),
-            "Most bytes handed to the client and not yet acknowledged, per stream; at most 64 MiB over all streams.",
+            "Most bytes handed to the client and not yet acknowledged, per stream; at most 64 MiB over all streams. \
+             On a slow link fewer: what the link has shown to deliver in 5 s, at least 32 KiB.",
         ),
         key(
             "linger",
@@ -45,9 +46,10 @@ pub(in crate::config) static KAFKA: Section = Section {
         ),
         key(
             "drain",
-            Kind::Word(&["oldest-first"], &["newest-first"]),
+            Kind::Word(&["oldest-first", "newest-first"], &[]),
             Is("oldest-first"),
-            "In what order a backlog is sent.",
+            "In what order a backlog is sent. `newest-first`: after an outage the last 5 minutes or 256 KiB first, \
+             history behind; order then holds in each of at most 16 parts.",
         ),
         key(
             "encoding",
@@ -82,7 +84,18 @@ pub(in crate::config) static KAFKA: Section = Section {
             "Topic for records that Kafka refuses in their stream's topic, with headers `forebay-*` that say where they come \
              from and why. What it does not take either, or where it is missing, goes into the dead-letter file.",
         ),
-        later("budget", "A byte budget for metered links."),
+        key(
+            "rate",
+            Kind::Table("`{ records, bytes }`"),
+            Words("none"),
+            "How fast all streams together may be sent; with `exactly-once` in goes of a second.",
+        ),
+        key(
+            "budget",
+            Kind::Table("`{ day, month, reserve, reserve-priority }`"),
+            Words("none"),
+            "How much may go over a metered link.",
+        ),
     ],
 };
 
@@ -171,5 +184,43 @@ pub(in crate::config) static SASL: Section = Section {
             Is("5min"),
             "How long a token is used that does not say when it expires (no JWT with `exp`).",
         ),
+    ],
+};
+
+pub(in crate::config) static RATE: Section = Section {
+    title: "[kafka.rate], [stream.rate]",
+    about: "A limit on how fast a backlog, or anything else, is sent; over times longer than a quarter second.",
+    base: None,
+    keys: &[
+        key("records", Kind::Integer(1, 1_000_000), Words("none"), "Records a second."),
+        key(
+            "bytes",
+            Kind::Size(1_000, 1 << 30),
+            Words("none"),
+            "Bytes of keys and values a second, before compression.",
+        ),
+    ],
+};
+
+pub(in crate::config) static BUDGET: Section = Section {
+    title: "[kafka.budget]",
+    about: "For metered links: sent and received bytes with TCP, IP and TLS headers, estimated from the client's own \
+            count. What TCP sends again is not in it. At least one of `day` and `month` is needed.",
+    base: None,
+    keys: &[
+        key(
+            "day",
+            Kind::Size(64 << 10, 1 << 40),
+            Words("none"),
+            "Most in a day of UTC; in 24 hours while the clock is not set.",
+        ),
+        key("month", Kind::Size(1 << 20, 1 << 44), Words("none"), "Most in a month of UTC."),
+        key(
+            "reserve",
+            Kind::Text("a whole percentage, `\"0%\"` to `\"90%\"`"),
+            Is("20%"),
+            "The share that only streams of `reserve-priority` and above may use.",
+        ),
+        key("reserve-priority", Kind::Integer(0, 9), Is("1"), "The lowest priority that may use the reserve."),
     ],
 };

@@ -84,7 +84,7 @@ fn blocks_of_several_streams_and_epochs_come_back_after_close_and_after_a_crash(
         assert_eq!(store.held(), held);
         assert_eq!(read_all(&mut store, "telemetry"), expected(200));
         assert_eq!(read_all(&mut store, "alarms"), expected(200));
-        assert!(store.lost(&[("telemetry".into(), Position::ZERO)], None).is_empty());
+        assert!(store.lost(&[("telemetry".into(), Lanes::from_cursor(Position::ZERO))], None).is_empty());
         for epoch in epoch_dirs(dir.path()) {
             let blobs = fs::read_dir(epoch.join("blobs")).map_or(0, Iterator::count);
             assert_eq!(blobs, 0, "sled made blob files in {}", epoch.display());
@@ -101,11 +101,11 @@ fn done_epochs_go_and_what_is_not_done_stays() {
     }
     let (before, epochs) = (store.disk_bytes(), store.epochs.len());
     let cursor = Position::new(1, 150 * RECORDS);
-    store.remove_done(&[("telemetry".into(), cursor)]).unwrap();
+    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(cursor))]).unwrap();
     assert!(store.epochs.len() < epochs && store.disk_bytes() < before);
     let block = store.read("telemetry", cursor).unwrap().unwrap();
     assert_eq!(block.header.first, cursor);
-    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
     assert!(epoch_dirs(dir.path()).is_empty());
     store.append(&[block_of("telemetry", 200)]).unwrap();
     assert_eq!(read_all(&mut store, "telemetry"), records_of(200));
@@ -124,15 +124,15 @@ fn at_the_quota_the_append_is_refused_and_dropping_the_oldest_makes_room() {
     };
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     let cursor = Position::new(1, 10);
-    let oldest = store.oldest_of("telemetry", cursor, 1).unwrap().unwrap();
+    let oldest = store.oldest_of("telemetry", &Lanes::from_cursor(cursor), 1).unwrap().unwrap();
     assert_eq!(oldest.records, RECORDS - 10, "records below the cursor are done");
-    let oldest = store.oldest_of("telemetry", cursor, u64::MAX).unwrap().unwrap();
+    let oldest = store.oldest_of("telemetry", &Lanes::from_cursor(cursor), u64::MAX).unwrap().unwrap();
     assert_eq!(oldest.records % RECORDS, RECORDS - 10);
     assert!(oldest.records > RECORDS && oldest.first == cursor);
     while store.append(&group).is_err() {
         let first = store.held()[0].first;
-        let oldest = store.oldest_of("telemetry", first, u64::MAX).unwrap().unwrap();
-        store.remove_done(&[("telemetry".into(), oldest.last.next())]).unwrap();
+        let oldest = store.oldest_of("telemetry", &Lanes::from_cursor(first), u64::MAX).unwrap().unwrap();
+        store.remove_done(&[("telemetry".into(), Lanes::from_cursor(oldest.last.next()))]).unwrap();
     }
     assert!(store.disk_bytes() <= QUOTA_BYTES);
 }
@@ -276,11 +276,11 @@ fn a_closed_epoch_that_is_damaged_later_gives_its_whole_blocks_and_reports_the_r
     let got = read_all(&mut store, "telemetry");
     assert_eq!(got.len() as u64, 19 * RECORDS);
     assert_eq!(store.metrics.queue_blocks_lost.get(), 1);
-    let lost = store.lost(&[("telemetry".into(), Position::ZERO)], None);
+    let lost = store.lost(&[("telemetry".into(), Lanes::from_cursor(Position::ZERO))], None);
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0].after, lost[0].through), (Some(blocks[2].header.last), blocks[3].header.last));
     assert!(
-        store.lost(&[("telemetry".into(), blocks[4].header.first)], None).is_empty(),
+        store.lost(&[("telemetry".into(), Lanes::from_cursor(blocks[4].header.first))], None).is_empty(),
         "below the cursor nothing is lost"
     );
     assert_eq!(fs::read_dir(dir.path().join("queue/quarantine")).unwrap().count(), 1);
@@ -370,7 +370,7 @@ proptest! {
                 }
                 Step::Done(count) => {
                     done = appended.min(done + count);
-                    store.remove_done(&[("telemetry".into(), Position::new(1, done * RECORDS))]).unwrap();
+                    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::new(1, done * RECORDS)))]).unwrap();
                 }
                 Step::Rekey(key) => {
                     keys = key_of_many(key);
@@ -407,7 +407,7 @@ fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
     fs::write(epoch.join("db"), [newer.clone(), block_of("telemetry", 1).bytes].concat()).unwrap();
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), records_of(1));
-    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
     drop(store);
     let log = fs::read(epoch_dirs(dir.path())[0].join("db")).unwrap();
     assert!(log.windows(newer.len()).any(|window| window == newer));
@@ -434,7 +434,7 @@ fn a_closed_epoch_of_a_newer_agent_is_kept_and_read_after_the_upgrade() {
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), [records_of(0), records_of(2)].concat());
     assert_eq!(store.metrics.queue_blocks_lost.get(), 0, "newer is not lost");
-    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
     let epochs = epoch_dirs(dir.path());
     assert!(epochs.len() == 1 && epochs[0].join("newer-blocks").exists());
     drop(store);
@@ -446,7 +446,7 @@ fn a_closed_epoch_of_a_newer_agent_is_kept_and_read_after_the_upgrade() {
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), expected(3));
     assert!(!epoch_dirs(dir.path())[0].join("newer-blocks").exists());
-    store.remove_done(&[("telemetry".into(), Position::END)]).unwrap();
+    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
     assert!(epoch_dirs(dir.path()).is_empty());
 }
 
@@ -460,7 +460,8 @@ fn blocks_come_by_position_whichever_epoch_holds_them() {
         store.close_writer().unwrap();
     }
     assert_eq!(read_all(&mut store, "telemetry"), expected(6));
-    let oldest = |store: &mut EpochStore, at| store.oldest_of("telemetry", at, u64::MAX).unwrap().unwrap();
+    let oldest =
+        |store: &mut EpochStore, at| store.oldest_of("telemetry", &Lanes::from_cursor(at), u64::MAX).unwrap().unwrap();
     let first = oldest(&mut store, Position::new(1, 0));
     assert_eq!((first.epoch, first.last, first.records), (1, Position::new(1, RECORDS - 1), RECORDS));
     let second = oldest(&mut store, first.last.next());
@@ -506,8 +507,8 @@ fn a_rewrite_keeps_what_is_not_done_whichever_step_a_crash_hits() {
         store.close().unwrap();
         let old = queue.join(writer::epoch_name(1, 0));
         copy_dir(&old, &dir.path().join("copy"));
-        let cursors: [(Name, Position); 2] =
-            [("telemetry".into(), Position::new(1, 7 * RECORDS)), ("alarms".into(), Position::ZERO)];
+        let lanes = [("telemetry".into(), Lanes::from_cursor(Position::new(1, 7 * RECORDS)))];
+        let cursors = [lanes[0].clone(), ("alarms".into(), Lanes::from_cursor(Position::ZERO))];
         assert!(!store.reclaim(&cursors, 60).unwrap(), "seven of sixteen blocks are done");
         assert!(old.exists());
         assert!(store.reclaim(&cursors, 40).unwrap());

@@ -18,9 +18,10 @@ use super::writer::{epoch_name, parse_name};
 use super::{Epoch, EpochStore};
 use crate::queue::block::SealedBlock;
 use crate::queue::disk;
+use crate::queue::lane::Lanes;
 use crate::queue::store::{Replacement, StreamEpoch, StreamEpochs};
 use crate::queue::summary::{self, Entry};
-use crate::reading::{Name, Position};
+use crate::reading::Name;
 
 /// A rewrite has to gain this part of what the epochs take: flash is not worn for less.
 const GAIN_PART: u64 = 8;
@@ -151,11 +152,11 @@ impl EpochStore {
         &mut self,
         stream: &str,
         numbers: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> anyhow::Result<Vec<SealedBlock>> {
         let bytes = numbers.iter().filter_map(|number| self.epochs.get(number)).map(|epoch| epoch.disk_bytes).sum();
         self.ensure_room(bytes)?;
-        Ok(self.blocks_to_rewrite(stream, numbers, cursors)?.0)
+        Ok(self.blocks_to_rewrite(stream, numbers, lanes)?.0)
     }
 
     /// Nothing is begun that could not be put in place, with the ballast's space.
@@ -166,14 +167,10 @@ impl EpochStore {
     }
 
     /// See [`crate::queue::store::BlockStore::replace`].
-    pub(super) fn replace_blocks(
-        &mut self,
-        replacement: Replacement,
-        cursors: &[(Name, Position)],
-    ) -> anyhow::Result<bool> {
+    pub(super) fn replace_blocks(&mut self, replacement: Replacement, lanes: &[(Name, Lanes)]) -> anyhow::Result<bool> {
         let Replacement { stream, epochs: numbers, pass, records_before, blocks: new } = replacement;
         let target = *numbers.iter().min().context("no epoch")?;
-        let (old, mut blocks) = self.blocks_to_rewrite(&stream, &numbers, cursors)?;
+        let (old, mut blocks) = self.blocks_to_rewrite(&stream, &numbers, lanes)?;
         let last = |blocks: &[SealedBlock]| blocks.iter().map(|block| block.header.last).max();
         let records: u64 = old.iter().map(|block| u64::from(block.header.count)).sum();
         ensure!(records == records_before && last(&old) == last(&new), "the stream's blocks are not what they were");
@@ -199,7 +196,7 @@ impl EpochStore {
         &mut self,
         stream: &str,
         numbers: &[u64],
-        cursors: &[(Name, Position)],
+        lanes: &[(Name, Lanes)],
     ) -> anyhow::Result<(Vec<SealedBlock>, Vec<SealedBlock>)> {
         let (mut mine, mut others) = (Vec::new(), Vec::new());
         for number in numbers {
@@ -211,8 +208,8 @@ impl EpochStore {
             ensure!(frames.is_complete(), "epoch holds what cannot be rewritten");
             for block in frames.blocks {
                 let header = &block.header;
-                let cursor = cursors.iter().find(|(name, _)| *name == header.stream);
-                if cursor.is_some_and(|(_, cursor)| header.last < *cursor) {
+                let lanes = lanes.iter().find(|(name, _)| *name == header.stream);
+                if lanes.is_some_and(|(_, lanes)| lanes.is_range_done(header.first, header.last)) {
                     continue;
                 }
                 if &*header.stream == stream { mine.push(block) } else { others.push(block) }

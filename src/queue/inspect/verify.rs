@@ -2,6 +2,7 @@
 
 use super::{EpochView, Inspection};
 use crate::queue::cipher::missing_key;
+use crate::queue::lane::Lanes;
 use crate::queue::recovery::{Chain, Lost};
 use crate::queue::summary::Entry;
 use crate::reading::{Name, Position};
@@ -66,9 +67,9 @@ pub struct Verdict {
 }
 
 impl<'a> Verifier<'a> {
-    /// Begins with each stream's cursor as it was when the look began ([`crate::queue::state::State::cursors`]).
-    pub fn new(inspection: &'a Inspection, cursors: &'a [(Name, Position)]) -> Self {
-        Self { inspection, chain: Chain::new(cursors, None), findings: Vec::new(), more: 0, closed: 0 }
+    /// Begins with each stream's lanes as they were when the look began ([`crate::queue::state::State::lanes`]).
+    pub fn new(inspection: &'a Inspection, lanes: &'a [(Name, Lanes)]) -> Self {
+        Self { inspection, chain: Chain::new(lanes, None), findings: Vec::new(), more: 0, closed: 0 }
     }
 
     /// Checks an epoch: decodes every block, compares with the summary, follows the chain.
@@ -103,10 +104,10 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// Ends with each stream's cursor as it is now: what was delivered or dropped while we looked is not missing.
-    pub fn finish(mut self, cursors_now: &[(Name, Position)]) -> Verdict {
+    /// Ends with each stream's lanes as they are now: what was delivered or dropped while we looked is not missing.
+    pub fn finish(mut self, lanes_now: &[(Name, Lanes)]) -> Verdict {
         let done =
-            |lost: &Lost| cursors_now.iter().any(|(name, cursor)| *name == lost.stream && lost.through < *cursor);
+            |lost: &Lost| lanes_now.iter().any(|(name, lanes)| *name == lost.stream && lanes.is_done(lost.through));
         let lost: Vec<Lost> = self.chain.lost.drain(..).filter(|lost| !done(lost)).collect();
         for lost in lost {
             self.find(Finding::Missing(lost));

@@ -2,6 +2,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::queue::OpenError;
+use crate::queue::lane::Lanes;
 
 #[test]
 fn a_recovery_that_fails_leaves_the_state_usable_and_the_directory_locked_and_is_tried_again() {
@@ -28,5 +29,5 @@ fn a_recovery_that_fails_leaves_the_state_usable_and_the_directory_locked_and_is
     assert_eq!(open().unwrap().quota_bytes, quota_bytes);
     drop((open, control));
     let again = recovery::begin(dir.path(), None, metrics).unwrap();
-    assert_eq!(again.state_value.cursors(), [("telemetry".into(), Position::new(1, 7))]);
+    assert_eq!(again.state_value.lanes(), [("telemetry".into(), Lanes::from_cursor(Position::new(1, 7)))]);
 }

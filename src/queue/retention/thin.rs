@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{STEPS_MAX, durable_cursors, excess};
+use super::{STEPS_MAX, durable_lanes, excess};
 use crate::config::WhenFull;
 use crate::queue::block::SealedBlock;
 use crate::queue::engine::{Inner, Shared};
-use crate::queue::store::{Replacement, StoreError};
+use crate::queue::lane::Lanes;
+use crate::queue::store::{Held, Replacement, StoreError};
 use crate::queue::store_thread::Driver;
 use crate::queue::thin::{self, Thinned, Work};
 use crate::reading::{Name, Position};
@@ -123,15 +124,16 @@ fn next_for_quota(shared: &Shared) -> Option<Vec<usize>> {
 
 /// Whether there are blocks of streams that are not configured any more: they go before anything is thinned.
 fn holds_unconfigured(driver: &mut Driver) -> Result<bool, StoreError> {
-    let cursors: Vec<_> = {
+    let lanes: Vec<_> = {
         let shared = driver.inner().lock();
-        shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.cursor())).collect()
+        shared.unconfigured.iter().map(|control| (Arc::clone(&control.stream), control.lanes.clone())).collect()
     };
-    if cursors.is_empty() {
+    if lanes.is_empty() {
         return Ok(false);
     }
     let held = driver.with_store(|store| Ok(store.held()))?;
-    Ok(held.iter().any(|held| cursors.iter().any(|(name, cursor)| *name == held.stream && held.last >= *cursor)))
+    let is_done = |held: &Held, lanes: &Lanes| lanes.is_range_done(held.first, held.last);
+    Ok(held.iter().any(|held| lanes.iter().any(|(name, lanes)| *name == held.stream && !is_done(held, lanes))))
 }
 
 fn is_nearly_full(used_bytes: u64, limit_bytes: u64) -> bool {
@@ -182,12 +184,12 @@ fn thin(driver: &mut Driver, stream: usize) -> Result<bool, StoreError> {
 fn begin(driver: &mut Driver, stream: usize) -> Result<bool, StoreError> {
     driver.thinning = None;
     let inner = Arc::clone(driver.inner());
-    let cursors = durable_cursors(&inner);
+    let lanes = durable_lanes(&inner);
     let (name, from) = untouched(&inner, stream);
     let held = driver.with_store(|store| Ok(store.epochs_of(&name)))?;
     let Some(plan) = thin::plan(&held.epochs, from, held.bytes_max) else { return Ok(false) };
     // An error of the store, unlike one of the rewrite, leaves the store as it is for everything else.
-    let blocks = match driver.with_store(|store| Ok(store.blocks_of(&name, &plan.epochs, &cursors)))? {
+    let blocks = match driver.with_store(|store| Ok(store.blocks_of(&name, &plan.epochs, &lanes)))? {
         Ok(blocks) => blocks,
         Err(error) => {
             tracing::debug!(%error, "epochs cannot be thinned");
@@ -242,8 +244,8 @@ fn put_in_place(driver: &mut Driver, job: Job, thinned: Thinned) -> Result<Step,
     let stream = job.stream;
     // The store reads them once more; they need not be in memory twice.
     drop(job);
-    let cursors = durable_cursors(&inner);
-    let outcome = driver.with_store(|store| Ok((store.replace(replacement, &cursors), store.disk_bytes())));
+    let lanes = durable_lanes(&inner);
+    let outcome = driver.with_store(|store| Ok((store.replace(replacement, &lanes), store.disk_bytes())));
     let (replaced, disk_bytes) = outcome?;
     let mut shared = inner.lock();
     shared.disk_bytes = disk_bytes;

@@ -27,7 +27,7 @@ fn the_newest_state_comes_back_and_the_run_goes_up_each_time() {
         drop(store);
         let (_, again, _) = StateStore::load(dir.path()).unwrap();
         assert_eq!(again, state);
-        assert_eq!(again.cursors(), [("telemetry".into(), Position::from_packed(u64::from(run) * 100 + 19))]);
+        assert_eq!(again.lanes()[0].1.cursor(), Position::from_packed(u64::from(run) * 100 + 19));
     }
     assert_eq!(numbers(&dir.path().join("queue")).unwrap().len(), 1);
 }
@@ -54,7 +54,7 @@ fn another_machine_gets_a_new_identity_and_keeps_the_cursors() {
     let (_, clone, continued) = StateStore::load_for(dir.path(), [2; 32]).unwrap();
     assert!(!continued);
     assert_ne!(clone.queue(), state.queue());
-    assert_eq!((clone.run, clone.cursors()), (1, state.cursors()));
+    assert_eq!((clone.run, clone.lanes()), (1, state.lanes()));
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Handing records out to a reader: copies of what survives, bearing the marks of what does not, remembered for counting.
 
-use super::{Decoded, HANDED_MAX, Handed, StreamState};
+use super::{Decoded, StreamState};
 use crate::queue::{Limit, block};
 use crate::reading::{Position, Record};
 
 impl StreamState {
-    /// Records of the tail from `at` on, at most so many and so many bytes, at least one; none that is done.
-    pub(in crate::queue) fn peek_tail(&mut self, at: Position, limit: Limit) -> Vec<Record> {
+    /// Records of the tail from `at` on and before `end`, at most so many and so many bytes, at least one; none that is
+    /// done.
+    pub(in crate::queue) fn peek_tail(&mut self, at: Position, end: Position, limit: Limit) -> Vec<Record> {
         let from = self.tail.partition_point(|entry| entry.record.position < at);
         let mut taken = Vec::new();
         let mut bytes = 0;
         for entry in self.tail.range(from..) {
+            if entry.record.position >= end {
+                break;
+            }
             if !taken.is_empty() && (taken.len() >= limit.records || bytes + entry.bytes > limit.bytes) {
                 break;
             }
@@ -19,18 +23,25 @@ impl StreamState {
                 taken.push(Record::clone(&entry.record));
             }
         }
-        self.hand_out(at, &mut taken, false);
+        self.hand_out(at, &mut taken);
         taken
     }
 
     /// The same from a decoded block.
-    pub(in crate::queue) fn peek_block(&mut self, block: &Decoded, at: Position, limit: Limit) -> Vec<Record> {
+    pub(in crate::queue) fn peek_block(
+        &mut self,
+        block: &Decoded,
+        at: Position,
+        end: Position,
+        limit: Limit,
+    ) -> Vec<Record> {
         let mut taken: Vec<Record> = Vec::new();
         let mut bytes = 0;
         if at <= self.lanes.cursor() && self.disk.oldest_boot_ns.is_some() {
             self.disk.oldest_boot_ns = block.records.iter().find(|r| r.position >= at).map(|r| r.stamp.boot_ns);
         }
-        for record in block.records.iter().filter(|r| r.position >= at && !self.lanes.is_done(r.position)) {
+        let wanted = |r: &&Record| at <= r.position && r.position < end && !self.lanes.is_done(r.position);
+        for record in block.records.iter().filter(wanted) {
             let more = block::record_bytes(record);
             if !taken.is_empty() && (taken.len() >= limit.records || bytes + more > limit.bytes) {
                 break;
@@ -38,39 +49,20 @@ impl StreamState {
             bytes += more;
             taken.push(record.clone());
         }
-        self.hand_out(at, &mut taken, true);
+        self.hand_out(at, &mut taken);
         taken
     }
 
     /// Puts the marks on those that bear them and remembers what was handed out.
-    fn hand_out(&mut self, at: Position, taken: &mut [Record], from_block: bool) {
-        // A mark below the cursor belongs to the first record at all.
-        let mut after = if at <= self.lanes.cursor() { None } else { Some(at) };
+    fn hand_out(&mut self, at: Position, taken: &mut [Record]) {
+        let lane = self.lanes.lane_at(at);
+        // A mark in front of a lane belongs to its first record at all.
+        let mut after = if at <= lane.next { lane.start } else { at };
         for record in taken.iter_mut() {
-            let marks = self
-                .marks
-                .iter()
-                .filter(|(mark, _)| after.is_none_or(|after| *mark >= after) && *mark <= record.position);
+            let marks = self.marks.iter().filter(|(mark, _)| after <= *mark && *mark <= record.position);
             record.skipped += marks.map(|(_, count)| count).sum::<u64>();
-            after = Some(record.position.next());
+            after = record.position.next();
         }
-        let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return };
-        self.handed_through = self.handed_through.max(Some(last.position));
-        let known = self.handed.back().map(|batch| batch.last);
-        let new = taken.iter().filter(|record| known.is_none_or(|known| record.position > known)).count() as u64;
-        if !from_block || new == 0 {
-            return;
-        }
-        let full = self.handed.len() >= HANDED_MAX;
-        match self.handed.back_mut() {
-            Some(batch) if full => {
-                batch.last = last.position;
-                batch.records += new;
-            }
-            _ => {
-                let first = known.map_or(first.position, |known| first.position.max(known.next()));
-                self.handed.push_back(Handed { first, last: last.position, records: new });
-            }
-        }
+        self.handed.note(taken, &self.lanes);
     }
 }

@@ -1,6 +1,7 @@
 //! What thinning may touch of a stream, and what it took.
 
 use super::StreamState;
+use crate::queue::lane::Lanes;
 use crate::queue::store::Held;
 use crate::reading::Position;
 
@@ -10,12 +11,14 @@ impl StreamState {
         self.fetched_through = self.fetched_through.max(Some(last));
     }
 
-    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor may have been
-    /// delivered by a transaction of an earlier run whose outcome is not known.
+    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor is done: what is
+    /// between lanes was delivered, and neither gives way to anything nor bears what did; so it is in the last lane. Nor
+    /// may it have been delivered by a transaction of an earlier run whose outcome is not known.
     pub(in crate::queue) fn untouched_from(&self) -> Position {
         let in_doubt = self.in_doubt().map(|(_, last)| last);
-        let handed = self.handed_through.max(self.fetched_through).max(in_doubt);
-        self.lanes.cursor().max(handed.map_or(Position::ZERO, Position::next))
+        let last_lane = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
+        let touched = self.handed.highest().max(self.fetched_through).max(in_doubt);
+        last_lane.max(touched.map_or(Position::ZERO, Position::next))
     }
 
     /// So many records, and so many bytes of blocks, gave way to fewer.
@@ -26,21 +29,18 @@ impl StreamState {
     }
 }
 
-/// Of the records of all blocks, those before the cursor: exact where one run follows without a gap, an estimate where it
-/// was thinned.
-pub(super) fn records_done(held: &Held, cursor: Position) -> u64 {
-    if cursor > held.last {
+/// Of the records of all blocks, those that are done by the lanes: exact where one run follows without a gap, an estimate
+/// where it was thinned.
+pub(super) fn records_done(held: &Held, lanes: &Lanes) -> u64 {
+    if lanes.is_range_done(held.first, held.last) {
         return held.records;
     }
-    if cursor.run() != held.first.run() {
-        return 0;
-    }
-    let before = cursor.seq().saturating_sub(held.first.seq());
+    let positions = lanes.done_positions(held.first, held.last);
     let done = if held.last.run() == held.first.run() {
         let span = held.last.seq() - held.first.seq() + 1;
-        u64::try_from(u128::from(held.records) * u128::from(before) / u128::from(span)).unwrap_or(before)
+        u64::try_from(u128::from(held.records) * u128::from(positions) / u128::from(span)).unwrap_or(positions)
     } else {
-        before
+        positions
     };
     // The last one waits.
     done.min(held.records.saturating_sub(1))
@@ -59,6 +59,8 @@ mod tests {
             name: "telemetry".into(),
             topic: "telemetry".into(),
             priority: 0,
+            drain: None,
+            rate: Default::default(),
             durability: Durability::Window,
             retention: Retention::default(),
         };

@@ -59,7 +59,7 @@ impl StreamState {
     /// Whether some of the records from `first` through `last`, which are about to be on disk, are in an open transaction
     /// or have been delivered by one since they were cut, and a crash would leave no word of it.
     pub(in crate::queue) fn doubt_is_due(&self, first: Position, last: Position) -> bool {
-        let delivered = self.doubt.is_used && first < self.lanes.cursor() && self.cursor_durable < self.lanes.cursor();
+        let delivered = self.doubt.is_used && self.is_due_within(first, last);
         delivered || self.doubt.unsaved().is_some_and(|(begin, end)| begin <= last && first <= end)
     }
 
@@ -89,7 +89,7 @@ impl StreamState {
         }
         let moved = common.cursor() > self.lanes.cursor();
         let before = common.cursor().packed().checked_sub(1).map(Position::from_packed).filter(|_| moved);
-        let retired = before.map_or_else(Retired::default, |before| self.ack(before));
+        let retired = before.map_or_else(Retired::default, |before| self.ack_range(Position::ZERO, before));
         // Acknowledging ends where the first lane does.
         self.lanes = common;
         retired

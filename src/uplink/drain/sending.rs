@@ -6,11 +6,14 @@ use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::{Limit, PeekError};
 use crate::uplink::delivery::Sent;
+use crate::uplink::reader::Ready;
 
 /// What one stream sends before an equal one has its turn.
 const TURN_BYTES: usize = 256 * 1024;
 /// Most records read from the queue at once.
 const PEEK_RECORDS: usize = 1_000;
+/// Most records of a turn of a newest-first stream while the link is down.
+const PROBE_RECORDS: usize = 100;
 /// How often a stream is looked at whose next block needs a key that is not there.
 const KEY_LOOK_NS: u64 = 5_000_000_000;
 
@@ -45,11 +48,19 @@ impl Drain<'_> {
 
     fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
         let (mut sent, mut bytes) = (0, 0);
+        if !self.begin_turn(place) {
+            return (0, false);
+        }
         let window = stream_window(&self.settings.kafka, self.outlets.len());
-        while bytes < TURN_BYTES {
+        let bytes_max = self.outlets[place].link.window_bytes(window.bytes_max);
+        let turn_bytes = self.turn_bytes(place, TURN_BYTES);
+        while bytes < turn_bytes {
             let now_ns = boot_ns();
+            if self.rate_closed_until_ns(&self.outlets[place], now_ns).is_some() {
+                break;
+            }
             let outlet = &mut self.outlets[place];
-            let room = outlet.lane.room(now_ns, window.records_max, window.bytes_max);
+            let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
             if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place) {
                 break;
             }
@@ -57,11 +68,13 @@ impl Drain<'_> {
                 Ok(size) => {
                     sent += 1;
                     bytes += size;
+                    self.metering.sent(size, now_ns);
+                    self.outlets[place].rate.took(size, now_ns);
                 }
                 Err(SendError::Full) => return (sent, true),
                 Err(SendError::Failed(failure)) => {
                     let outlet = &mut self.outlets[place];
-                    let Some(position) = outlet.ready.front().map(|record| record.position) else { break };
+                    let Some(position) = outlet.reader.ready().map(|ready| ready.record.position) else { break };
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
                     let events = outlet.lane.refused(position, failure, now_ns, fastrand::f64());
                     self.follow(place, events);
@@ -72,24 +85,41 @@ impl Drain<'_> {
         (sent, false)
     }
 
-    /// Makes sure that a record is ready. Gives whether there is one.
-    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
-        let outlet = &mut self.outlets[place];
-        if !outlet.ready.is_empty() {
-            return true;
-        }
-        if outlet.key_missing_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) {
+    /// Whether the stream may have a turn. One that drains newest-first leaves what is new for the moment the link is
+    /// back: while it is down, a few records are enough to find that out.
+    fn begin_turn(&mut self, place: usize) -> bool {
+        let down = self.health().is_down();
+        if self.letters.waits(self.outlets[place].index) {
             return false;
         }
-        let limit = Limit { records: room.min(PEEK_RECORDS), bytes: TURN_BYTES };
-        match self.queue.peek(outlet.index, outlet.lane.sent(), limit) {
-            Ok(Some(batch)) => {
-                outlet.lineage = Some(batch.lineage);
-                outlet.ready.extend(batch.records);
-                self.peek_failed = false;
+        let outlet = &mut self.outlets[place];
+        if outlet.lane.is_partial() {
+            // The rest of a record goes before anything else.
+            return true;
+        }
+        if down && outlet.reader.is_newest_first() && outlet.lane.in_flight().0 > 0 {
+            return false;
+        }
+        match outlet.reader.begin_turn(&self.queue, outlet.lane.is_idle()) {
+            Ok(()) => true,
+            Err(error) => self.cannot_read(place, &error),
+        }
+    }
+
+    /// Makes sure that a record is ready. Gives whether there is one.
+    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
+        let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
+        let outlet = &mut self.outlets[place];
+        if outlet.key_missing_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) && outlet.reader.ready().is_none() {
+            return false;
+        }
+        let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
+        match outlet.reader.read(&self.queue, limit, |lane| outlet.lane.has_of(lane)) {
+            Ok(ready) => {
+                self.peek_failed &= !ready;
                 self.has_key(place);
+                ready
             }
-            Ok(None) => self.has_key(place),
             // Nothing of it is passed over: it goes on after a start with the key, or when the blocks are purged.
             Err(error @ PeekError::KeyMissing { .. }) => {
                 let again_ns = boot_ns().saturating_add(KEY_LOOK_NS);
@@ -97,14 +127,18 @@ impl Drain<'_> {
                     let name = outlet.name.clone();
                     self.health().hold(&name, error.to_string());
                 }
+                false
             }
-            Err(error) if !self.peek_failed => {
-                self.peek_failed = true;
-                tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-            }
-            Err(_) => {}
+            Err(error) => self.cannot_read(place, &error),
         }
-        !self.outlets[place].ready.is_empty()
+    }
+
+    /// Says so, once. There is no record then.
+    fn cannot_read(&mut self, place: usize, error: &PeekError) -> bool {
+        if !std::mem::replace(&mut self.peek_failed, true) {
+            tracing::warn!(stream = self.outlets[place].name, error = %error, "queue cannot be read");
+        }
+        false
     }
 
     /// The stream's next block can be opened, or there is none.
@@ -119,28 +153,28 @@ impl Drain<'_> {
     /// bytes.
     fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
-        let Some(record) = outlet.ready.front() else { return Ok(0) };
+        let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let count = outlet.writer.front.encoded.count();
-        let bytes = outlet.writer.front.encoded.bytes() + count * record.device.len();
-        while outlet.writer.front.handed_over < count {
-            let index = outlet.writer.front.handed_over;
+        let count = outlet.front.encoded.count();
+        let bytes = outlet.front.encoded.bytes() + count * record.device.len();
+        while outlet.front.handed_over < count {
+            let index = outlet.front.handed_over;
             let serial = outlet.lane.next_serial();
             let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-            let payload = outlet.writer.front.encoded.payload(index);
-            let headers = outlet.writer.front.encoded.headers(index);
+            let payload = outlet.front.encoded.payload(index);
+            let headers = outlet.front.encoded.headers(index);
             let key = &record.device;
             let outgoing = Outgoing { topic: &outlet.topic, key, payload, headers: &headers, timestamp_ms, token };
             if let Err(error) = client.send(outgoing) {
                 self.tokens.give_back(token);
                 return Err(error);
             }
-            outlet.writer.front.handed_over += 1;
-            outlet.lane.took(record.position, bytes / count, index + 1 == count);
+            outlet.front.handed_over += 1;
+            outlet.lane.took(lane, record.position, bytes / count, index + 1 == count);
         }
-        outlet.ready.pop_front();
-        outlet.writer.front.forget();
+        outlet.reader.took();
+        outlet.front.forget();
         Ok(bytes)
     }
 }

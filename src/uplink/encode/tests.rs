@@ -38,6 +38,8 @@ fn encoder(encoding: Encoding, shape: Shape, cloudevents: bool) -> Encoder {
         priority: 0,
         durability: Durability::Window,
         retention: Retention::default(),
+        drain: None,
+        rate: Default::default(),
     };
     let tags = [("site".to_owned(), "north".to_owned())].into();
     let gateway = Gateway { id: "truck-17".into(), state_dir: "/nowhere".into(), tags };

@@ -12,6 +12,9 @@ fn kafka() -> Kafka {
         compression: KafkaCompression::Zstd,
         in_flight_bytes_max: 1 << 20,
         linger: Duration::from_millis(50),
+        drain: Default::default(),
+        rate: Default::default(),
+        budget: None,
         properties: [].into(),
         output: Default::default(),
         delivery: Default::default(),
@@ -25,6 +28,8 @@ fn stream(age: Option<Duration>) -> Stream {
         priority: 0,
         durability: Durability::Window,
         retention: Retention { age, ..Retention::default() },
+        drain: None,
+        rate: Default::default(),
     }
 }
 
@@ -137,6 +142,34 @@ fn a_line_names_stream_topic_value_and_limit() {
     let line = findings[0].to_string();
     let start = "problem: stream telemetry, topic measurements: retention.ms is 604800000, needed at least 691200000";
     assert!(line.starts_with(start), "{line}");
+}
+
+#[test]
+fn a_dead_letter_topic_is_judged_by_what_would_go_into_the_file() {
+    let found = |change: &dyn Fn(&mut TopicFacts)| {
+        let mut seen = good();
+        let mut facts = TopicFacts { topic: "dead-letters".into(), ..good().topics[0].clone() };
+        facts.settings.as_mut().unwrap().message_bytes_max = Some(10 << 20);
+        change(&mut facts);
+        seen.topics.push(facts);
+        let findings = judge(&kafka(), &[stream(None)], &seen);
+        assert!(findings.iter().all(|finding| finding.topic.as_deref() == Some("dead-letters")), "{findings:?}");
+        findings.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&|_| {}), [""; 0]);
+    let one = |change: &dyn Fn(&mut TopicFacts)| {
+        let lines = found(change);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].clone()
+    };
+    let missing = one(&|facts| facts.partitions = Err(Unlisted::Missing));
+    assert!(missing.starts_with("problem: dead-letter topic dead-letters: topic: it is not there"), "{missing}");
+    assert!(one(&|facts| facts.partitions = Err(Unlisted::Forbidden)).contains("right to Describe"));
+    assert!(one(&|facts| facts.write = WriteAnswer::Forbidden).contains("right to Write: missing; dead letters"));
+    let small = one(&|facts| facts.settings.as_mut().unwrap().message_bytes_max = Some(1_048_588));
+    assert!(small.starts_with("warning: dead-letter topic dead-letters: max.message.bytes is 1048588"), "{small}");
+    let compact = |facts: &mut TopicFacts| facts.settings.as_mut().unwrap().cleanup_policy = Some("compact".into());
+    assert!(one(&compact).contains("cleanup.policy"));
 }
 
 #[test]

@@ -18,16 +18,17 @@ const PEEK_BYTES: usize = 256 * 1024;
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
 /// Tells readers that a record may stand twice.
-const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
+pub(super) const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
 
 impl Exactly<'_> {
     /// Reads ahead for the outlet. Gives whether a transaction should begin with what there is now.
     pub(super) fn gather(&mut self, place: usize) -> bool {
         let now_ns = boot_ns();
         let window = self.window;
-        let bytes_max = self.size.bytes(window.bytes_max);
+        let Some(allowed) = self.allowance(place, now_ns) else { return false };
+        let bytes_max = self.size.bytes(window.bytes_max).min(allowed.bytes);
         let outlet = &mut self.outlets[place];
-        let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
+        let room = outlet.lane.room(now_ns, window.records_max.min(allowed.records), bytes_max);
         if room == 0 {
             return false;
         }
@@ -49,9 +50,10 @@ impl Exactly<'_> {
     /// Reads once. Gives whether anything was added.
     fn read_on(&mut self, place: usize, room: usize, bytes_max: usize) -> bool {
         let outlet = &mut self.outlets[place];
-        let left = room - outlet.ready.len();
-        let limit = Limit { records: left.min(PEEK_RECORDS), bytes: (bytes_max - outlet.ready_bytes).min(PEEK_BYTES) };
-        let after = outlet.ready.back().map(|record| record.position).or_else(|| outlet.lane.sent());
+        let left = room.saturating_sub(outlet.ready.len());
+        let bytes_left = bytes_max.saturating_sub(outlet.ready_bytes);
+        let limit = Limit { records: left.min(PEEK_RECORDS), bytes: bytes_left.min(PEEK_BYTES) };
+        let after = outlet.ready.back().map(|record| record.position);
         let batch = match self.queue.peek(outlet.index, after, limit) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
@@ -217,9 +219,11 @@ impl Exactly<'_> {
             }
         }
         for index in 0..count {
-            let serial = outlet.lane.took(record.position, bytes / count, index + 1 == count);
+            let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
             open.records.push(Sent { serial, timestamp_ms });
         }
+        self.metering.sent(bytes, boot_ns());
+        outlet.rate.took(bytes, boot_ns());
         open.bytes += bytes;
         open.count += 1;
         outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));

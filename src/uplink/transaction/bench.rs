@@ -12,6 +12,8 @@ pub(super) fn queue(dir: &Path) -> Queue {
         name: "telemetry".into(),
         topic: "telemetry".to_owned(),
         priority: 0,
+        drain: None,
+        rate: Default::default(),
         durability: Durability::Window,
         retention: Retention::default(),
     };

@@ -1,15 +1,16 @@
 //! Records that Kafka refuses: into the dead-letter topic, in a transaction with the cursor behind them, so that a letter
 //! is there once as well; or into the dead-letter file, where there is no such topic or it refuses them too.
 
-use super::outlet::Open;
+use super::outlet::{Open, Sent};
+use super::batch::DOUBTFUL;
 use super::session::Event as Turn;
 use super::thread::{Exactly, TOPIC_MAX};
 use crate::clock::boot_ns;
-use crate::kafka::{Class, Failure, Outgoing, Producer, SendError};
+use crate::kafka::{Failure, Outgoing, Producer, SendError};
 use crate::metrics::{ByKind, ByStreamAndReason};
 use crate::queue::{Batch, Limit};
 use crate::reading::{Position, Record};
-use crate::uplink::letter::{self, Letter};
+use crate::uplink::letter::{self, Letter, Next};
 
 impl Exactly<'_> {
     /// Sets a record aside that Kafka refuses, the first of its stream that is not delivered.
@@ -117,10 +118,13 @@ impl Exactly<'_> {
     ) -> Result<(), Failure> {
         let outlet = &mut self.outlets[place];
         let timestamp_ms = outlet.timestamps.of(record.stamp, outlet.lane.is_retimed(record.position), boot_ns());
+        let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
+        open.doubtful = u64::from(doubtful);
         let own = letter::headers(&batch.lineage, &outlet.name, &outlet.topic, record, &letter.failure);
         for index in 0..self.encoded.count() {
             let mut headers = self.encoded.headers(index);
             headers.extend(own.iter().map(|(name, value)| (*name, value.as_str())));
+            headers.extend(doubtful.then_some(DOUBTFUL));
             let payload = self.encoded.payload(index);
             let token = open.first_token.wrapping_add(open.records.len());
             let sent = client.send(Outgoing {
@@ -135,7 +139,8 @@ impl Exactly<'_> {
                 SendError::Full => Failure::retried("client is full".into()),
                 SendError::Failed(failure) => failure,
             })?;
-            open.records.push(super::outlet::Sent { serial: 0, timestamp_ms });
+            self.metering.sent(payload.len(), boot_ns());
+            open.records.push(Sent { serial: 0, timestamp_ms });
         }
         Ok(())
     }
@@ -154,12 +159,10 @@ impl Exactly<'_> {
 
     /// The letter did not arrive: into the file where the topic will not have it, and otherwise once more.
     pub(super) fn letter_failed(&mut self, place: usize, failure: Failure) {
+        let is_up = self.health().is_up();
         let outlet = &mut self.outlets[place];
         let Some(letter) = &mut outlet.letter else { return };
-        let answered = matches!(failure.class, Class::Poison | Class::Held);
-        // Without a link nothing is known of the topic, and nothing else goes on meanwhile.
-        let is_up = self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_up();
-        if !answered && (!is_up || letter.unanswered()) {
+        if letter.failed(&failure, is_up) == Next::Again {
             return self.put_off(place, Failure::retried(failure.text));
         }
         let (position, why) = (letter.position, letter.failure.text.clone());

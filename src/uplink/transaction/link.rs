@@ -8,6 +8,7 @@ use super::thread::{Exactly, SLICE};
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Renewal, Trouble};
 use crate::metrics::ByKind;
+use crate::reading::Position;
 
 /// Longest wait for reports in one go.
 const POLL_MAX: Duration = Duration::from_millis(20);
@@ -23,6 +24,7 @@ impl Exactly<'_> {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected("all brokers are down".into()),
                 Notice::Requested => {}
+                Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();
                     self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
@@ -91,7 +93,7 @@ impl Exactly<'_> {
             return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
         };
         if let Some((_, last)) = open.range {
-            lanes.ack(last);
+            lanes.ack_range(Position::ZERO, last);
         }
         let of_letter = open.letter.map_or(0, |skipped| skipped.saturating_add(1));
         let skipped = self.queue.skipped_at(outlet.index, lanes.cursor()).saturating_add(of_letter);

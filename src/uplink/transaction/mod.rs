@@ -21,6 +21,7 @@
 mod batch;
 mod cursor;
 mod letter;
+mod limits;
 mod link;
 mod look;
 mod outcome;

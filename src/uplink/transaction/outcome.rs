@@ -30,7 +30,7 @@ impl Exactly<'_> {
             outlet.timestamps.accepted(sent.timestamp_ms);
             for event in outlet.lane.reported(sent.serial, None, now_ns, fastrand::f64()) {
                 match event {
-                    Event::Acknowledged(position) => through = Some(position),
+                    Event::Acknowledged(sent) => through = Some(sent.position),
                     event => events.push(event),
                 }
             }
@@ -124,7 +124,7 @@ impl Exactly<'_> {
         for event in events {
             let outlet = &self.outlets[place];
             match event {
-                Event::Acknowledged(through) => self.queue.ack(outlet.index, through),
+                Event::Acknowledged(through) => self.queue.ack(outlet.index, through.position),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
                 Event::SetAside(position, failure) => self.set_aside(place, position, failure),

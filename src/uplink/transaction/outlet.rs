@@ -11,6 +11,7 @@ use crate::reading::{Lineage, Record};
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::letter::Letter;
 use crate::uplink::schemas::Writer;
+use crate::uplink::rate::RateLimit;
 use crate::uplink::timestamp::Timestamps;
 
 /// A stream as the thread knows it.
@@ -21,6 +22,7 @@ pub(super) struct Outlet {
     pub(super) index: StreamIndex,
     pub(super) lane: Lane,
     pub(super) writer: Writer,
+    pub(super) rate: RateLimit,
     /// Read and not yet sent: of one lane, one run, one lineage.
     pub(super) ready: VecDeque<Record>,
     pub(super) ready_bytes: usize,
@@ -53,6 +55,7 @@ impl Outlet {
             index: StreamIndex(index),
             lane: Lane::new(backoff),
             writer,
+            rate: RateLimit::new(stream.rate),
             ready: VecDeque::new(),
             ready_bytes: 0,
             ready_is_whole: false,

@@ -17,6 +17,7 @@ use crate::queue::{Lives, Queue};
 use crate::uplink::encode::Encoded;
 use crate::uplink::health::Health;
 use crate::uplink::lane::{Backoff, Event};
+use crate::uplink::metering::Metering;
 use crate::uplink::schemas::{Schemas, Writer};
 use crate::uplink::{Pace, Settings};
 
@@ -47,6 +48,7 @@ pub(super) struct Exactly<'a> {
     pub(super) schemas: Schemas,
     /// Why all streams are held, where it is for one reason.
     pub(super) all_held: Option<String>,
+    pub(super) metering: Metering,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
     pub(super) how: Transactions,
@@ -80,6 +82,8 @@ pub(in crate::uplink) fn run(
         .map(|(index, stream)| Outlet::new(index, stream, Writer::new(stream, &settings, backoff), backoff))
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    let kafka = &settings.kafka;
+    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let patience = Patience {
         backoff: Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff },
         rebuild_ns: as_ns(pace.rebuild_interval),
@@ -104,6 +108,7 @@ pub(in crate::uplink) fn run(
         encoded: Encoded::default(),
         schemas,
         all_held: None,
+        metering,
         stop,
         health,
         how,
@@ -196,6 +201,7 @@ impl Exactly<'_> {
             Some(Turn::Aborted) => self.aborted(),
             Some(turn @ (Turn::Lost | Turn::Fenced)) => {
                 *client = None;
+                self.metering.client_gone(&self.metrics);
                 self.lost(turn);
             }
         }
@@ -203,6 +209,7 @@ impl Exactly<'_> {
             tracing::info!("tls files were renewed, kafka client is changed");
             self.renew = false;
             self.session.renewed();
+            self.metering.client_gone(&self.metrics);
             *client = None;
         }
     }
@@ -281,7 +288,8 @@ impl Exactly<'_> {
         let waits = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns());
         let gathers = self.outlets.iter().filter(|outlet| !outlet.ready.is_empty());
         let gathers = gathers.map(|outlet| outlet.ready_since_ns.saturating_add(self.gather_ns()));
-        let wake = waits.chain(gathers).filter(|at_ns| *at_ns > now_ns).min();
+        let rates = self.outlets.iter().filter_map(|outlet| self.rate_opens_ns(&outlet.rate, now_ns));
+        let wake = waits.chain(gathers).chain(rates).filter(|at_ns| *at_ns > now_ns).min();
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns - now_ns).min(IDLE_MAX))
     }
 

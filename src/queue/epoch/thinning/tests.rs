@@ -7,7 +7,7 @@ use crate::queue::block;
 use crate::queue::epoch::tests::{block_of, open_store};
 use crate::queue::seal::{self, Blocks};
 use crate::queue::store::{BlockStore as _, Replacement, StoreError};
-use crate::reading::Record;
+use crate::reading::{Position, Record};
 
 const PASS: u32 = 7;
 const BLOCKS: u64 = 300;
@@ -81,11 +81,11 @@ fn epochs_become_one_and_the_other_streams_stay_as_they_are() {
     assert_eq!(store.epochs_of("alarms").epochs[1].pass, 0);
     assert_eq!(records(&mut store, "telemetry"), thinned);
     assert_eq!(records(&mut store, "alarms"), alarms);
-    let cursors = [("telemetry".into(), Position::ZERO), ("alarms".into(), Position::ZERO)];
-    assert_eq!(store.lost(&cursors, None), []);
+    let from = |stream: &str, cursor| (Name::from(stream), Lanes::from_cursor(cursor));
+    assert_eq!(store.lost(&[from("telemetry", Position::ZERO), from("alarms", Position::ZERO)], None), []);
     // The mark stays with the epoch when it is rewritten for another reason.
     let all_alarms = alarms[alarms.len() - 1].position.next();
-    assert!(store.reclaim(&[("alarms".into(), all_alarms), ("telemetry".into(), Position::ZERO)], 2).unwrap());
+    assert!(store.reclaim(&[from("alarms", all_alarms), from("telemetry", Position::ZERO)], 2).unwrap());
     drop(store);
     let store = open_store(dir.path());
     assert!(store.epochs_of("telemetry").epochs.iter().any(|epoch| epoch.pass == PASS));

@@ -1,0 +1,52 @@
+//! One stream's way out: what it reads, what it may send, and what became of that.
+
+use super::encoding::Front;
+use crate::queue::StreamIndex;
+use crate::uplink::Settings;
+use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::rate::{LinkRate, RateLimit};
+use crate::uplink::reader::Reader;
+use crate::uplink::schemas::Writer;
+use crate::uplink::timestamp::Timestamps;
+
+pub(super) struct Outlet {
+    pub(super) name: String,
+    pub(super) topic: String,
+    pub(super) priority: u8,
+    pub(super) index: StreamIndex,
+    pub(super) lane: Lane,
+    pub(super) reader: Reader,
+    pub(super) rate: RateLimit,
+    pub(super) link: LinkRate,
+    /// Reported delivered since the link was last measured.
+    pub(super) delivered_bytes: u64,
+    pub(super) timestamps: Timestamps,
+    pub(super) writer: Writer,
+    pub(super) front: Front,
+    /// Its next block needs a key that is not there; it is looked at again then.
+    pub(super) key_missing_until_ns: Option<u64>,
+}
+
+/// One for each stream, the highest priority first.
+pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
+    let streams = settings.streams.iter().enumerate();
+    let mut outlets: Vec<Outlet> = streams
+        .map(|(index, stream)| Outlet {
+            name: stream.name.to_string(),
+            topic: stream.topic.clone(),
+            priority: stream.priority,
+            index: StreamIndex(index),
+            lane: Lane::new(backoff),
+            reader: Reader::new(StreamIndex(index), stream.drain.unwrap_or(settings.kafka.drain)),
+            rate: RateLimit::new(stream.rate),
+            link: LinkRate::default(),
+            delivered_bytes: 0,
+            timestamps: Timestamps::default(),
+            writer: Writer::new(stream, settings, backoff),
+            front: Front::default(),
+            key_missing_until_ns: None,
+        })
+        .collect();
+    outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
+    outlets
+}

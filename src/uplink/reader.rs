@@ -1,0 +1,190 @@
+//! Which record of a stream goes next: the oldest, or with newest-first those of the newest lane that has any, so that
+//! what is new is in Kafka first and history follows.
+//!
+//! Each lane is read in order on its own. They share the stream's way out, so what is sent of one lane does not wait for
+//! the reports of another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::DrainOrder;
+use crate::queue::{Limit, Newest, PeekError, Queue, StreamIndex};
+use crate::reading::{Lineage, Position, Record};
+
+/// What goes first after an outage.
+const NEWEST: Newest = Newest { bytes: 256 * 1024, age: Duration::from_secs(300) };
+
+/// The reading of one lane.
+#[derive(Debug)]
+struct Reading {
+    /// Where it began: acknowledgements name it.
+    from: Position,
+    end: Position,
+    /// The last position handed to the client since the last rewind.
+    sent: Option<Position>,
+    /// Read and not yet sent.
+    ready: VecDeque<Record>,
+    lineage: Option<Arc<Lineage>>,
+}
+
+impl Reading {
+    fn new(from: Position, end: Position) -> Self {
+        Self { from, end, sent: None, ready: VecDeque::new(), lineage: None }
+    }
+
+    /// Reads on where nothing is ready. Gives whether something is.
+    fn read(&mut self, queue: &Queue, stream: StreamIndex, limit: Limit) -> Result<bool, PeekError> {
+        if self.ready.is_empty() {
+            let from = self.sent.map_or(self.from, Position::next);
+            if let Some(batch) = queue.peek_lane(stream, from, self.end, limit)? {
+                self.lineage = Some(batch.lineage);
+                self.ready.extend(batch.records);
+            }
+        }
+        Ok(!self.ready.is_empty())
+    }
+}
+
+/// A record that is ready to be sent.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    /// Where the reading of its lane began.
+    pub lane: Position,
+    /// The record.
+    pub record: &'a Record,
+    /// What it has in common with its block.
+    pub lineage: &'a Lineage,
+}
+
+/// Reads one stream.
+#[derive(Debug)]
+pub struct Reader {
+    stream: StreamIndex,
+    order: DrainOrder,
+    /// Ascending.
+    lanes: Vec<Reading>,
+    /// Index of the lane whose record is ready.
+    current: usize,
+    /// There was an outage, or this is the start: what is newest is to become a lane.
+    split_wanted: bool,
+    /// The queue's lanes have changed.
+    stale: bool,
+}
+
+impl Reader {
+    /// Reads from the cursor on.
+    pub fn new(stream: StreamIndex, order: DrainOrder) -> Self {
+        let newest_first = order == DrainOrder::NewestFirst;
+        let lanes = vec![Reading::new(Position::ZERO, Position::END)];
+        Self { stream, order, lanes, current: 0, split_wanted: newest_first, stale: newest_first }
+    }
+
+    /// Whether what is newest goes first.
+    pub fn is_newest_first(&self) -> bool {
+        self.order == DrainOrder::NewestFirst
+    }
+
+    /// The link is back: what has become new meanwhile goes first.
+    pub fn link_is_back(&mut self) {
+        self.split_wanted = self.is_newest_first();
+    }
+
+    /// Before a turn: looks again at what is newest. `idle`: nothing of the stream is in flight.
+    ///
+    /// # Errors
+    /// The queue cannot be read.
+    pub fn begin_turn(&mut self, queue: &Queue, idle: bool) -> Result<(), PeekError> {
+        if !self.is_newest_first() {
+            return Ok(());
+        }
+        if self.split_wanted {
+            if idle {
+                queue.merge_lanes(self.stream);
+                self.lanes.clear();
+            }
+            queue.split_newest(self.stream, NEWEST)?;
+            (self.split_wanted, self.stale) = (false, true);
+        }
+        self.current = self.lanes.len();
+        Ok(())
+    }
+
+    /// Reads on where nothing is ready; a newer lane comes before an older one. `is_in_flight` tells whether something
+    /// of the lane that began here is sent and not acknowledged. Gives whether a record is ready.
+    ///
+    /// # Errors
+    /// The queue cannot be read.
+    pub fn read(
+        &mut self,
+        queue: &Queue,
+        limit: Limit,
+        is_in_flight: impl Fn(Position) -> bool,
+    ) -> Result<bool, PeekError> {
+        if self.lanes.get(self.current).is_some_and(|lane| !lane.ready.is_empty()) {
+            return Ok(true);
+        }
+        self.refresh(queue);
+        for index in (0..self.lanes.len()).rev() {
+            let lane = &mut self.lanes[index];
+            if lane.read(queue, self.stream, limit)? {
+                self.current = index;
+                return Ok(true);
+            }
+            if lane.end != Position::END && !is_in_flight(lane.from) {
+                queue.close_lane(self.stream, lane.from, lane.end);
+                self.stale = true;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The record that goes next, once [`Reader::read`] says that there is one.
+    pub fn ready(&self) -> Option<Ready<'_>> {
+        let lane = self.lanes.get(self.current)?;
+        Some(Ready { lane: lane.from, record: lane.ready.front()?, lineage: lane.lineage.as_ref()? })
+    }
+
+    /// The records that go next: those of the same lane that are read, in order.
+    pub fn ready_records(&self) -> impl Iterator<Item = &Record> {
+        self.lanes.get(self.current).into_iter().flat_map(|lane| &lane.ready)
+    }
+
+    /// The client took the record that was ready.
+    pub fn took(&mut self) {
+        if let Some(lane) = self.lanes.get_mut(self.current)
+            && let Some(record) = lane.ready.pop_front()
+        {
+            lane.sent = Some(record.position);
+        }
+    }
+
+    /// Reads again from what is not acknowledged.
+    pub fn rewind(&mut self) {
+        self.lanes.clear();
+        if !self.is_newest_first() {
+            self.lanes.push(Reading::new(Position::ZERO, Position::END));
+        }
+        (self.current, self.stale) = (0, true);
+    }
+
+    /// Takes over the queue's lanes, where they have changed.
+    fn refresh(&mut self, queue: &Queue) {
+        if !self.stale || !self.is_newest_first() {
+            return;
+        }
+        self.stale = false;
+        let mut known = std::mem::take(&mut self.lanes);
+        for (next, end) in queue.lanes(self.stream).iter().flat_map(|lanes| lanes.pairs()) {
+            let holds = |lane: &Reading| lane.from <= *next && *next < lane.end;
+            let mut lane = match known.iter().position(holds) {
+                Some(index) => known.swap_remove(index),
+                None => Reading::new(*next, *end),
+            };
+            // What is split off was not read before.
+            lane.end = *end;
+            self.lanes.push(lane);
+        }
+        self.current = self.lanes.len();
+    }
+}
