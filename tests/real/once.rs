@@ -1,6 +1,9 @@
 //! Exactly once: the agent and Kafka killed at random moments of a drain, cut off in mid transaction, forgotten,
 //! recreated, copied. Judged is what a `read_committed` reader sees.
 
+mod letters;
+mod schemas;
+
 use std::process::Command;
 use std::time::Duration;
 
