@@ -65,9 +65,19 @@ impl EmbeddedKafka {
         self.fail(RDKafkaApiKey::Produce, codes);
     }
 
-    /// The same for requests for the offsets of a group.
-    pub fn fail_offset_fetch(&self, codes: &[i16]) {
+    /// So do the next requests for a producer id.
+    pub fn fail_producer_id(&self, codes: &[i16]) {
+        self.fail(RDKafkaApiKey::InitProducerId, codes);
+    }
+
+    /// So do the next requests for a group's offsets.
+    pub fn fail_offsets(&self, codes: &[i16]) {
         self.fail(RDKafkaApiKey::OffsetFetch, codes);
+    }
+
+    /// So do the next requests to take a group's offsets into a transaction.
+    pub fn fail_cursor(&self, codes: &[i16]) {
+        self.fail(RDKafkaApiKey::AddOffsetsToTxn, codes);
     }
 
     fn fail(&self, request: RDKafkaApiKey, codes: &[i16]) {

@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{ClientError, Producer, client_config};
 use super::error::Failure;
+use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties, transactional_properties};
 use crate::config::Kafka;
 
@@ -29,6 +30,8 @@ pub enum Remedy {
     Rebuild,
     /// Neither: another client has taken the transactional id over, or Kafka gave up a transaction of this one.
     Fenced,
+    /// The client can no longer be used, and another one neither before somebody gives a right.
+    Denied,
 }
 
 /// A step of a transaction failed.
@@ -49,6 +52,7 @@ impl Trouble {
                 failure.text = error.string();
                 match error.code() {
                     code if is_fencing(code) => Remedy::Fenced,
+                    code if error.is_fatal() && is_denial(code) => Remedy::Denied,
                     _ if error.is_fatal() => Remedy::Rebuild,
                     _ if error.is_retriable() => Remedy::Again,
                     _ if error.txn_requires_abort() => Remedy::Abort,
@@ -65,6 +69,10 @@ impl Trouble {
 
 fn is_fencing(code: Code) -> bool {
     matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+}
+
+fn is_denial(code: Code) -> bool {
+    matches!(code, Code::TransactionalIdAuthorizationFailed | Code::ClusterAuthorizationFailed)
 }
 
 impl Producer {
@@ -124,7 +132,11 @@ impl Producer {
     /// Whether the client was fenced, where it can no longer be used.
     pub fn fatal_trouble(&self) -> Option<Trouble> {
         let (code, text) = self.inner.client().fatal_error()?;
-        let remedy = if is_fencing(code) { Remedy::Fenced } else { Remedy::Rebuild };
+        let remedy = match code {
+            code if is_fencing(code) => Remedy::Fenced,
+            code if is_denial(code) => Remedy::Denied,
+            _ => Remedy::Rebuild,
+        };
         Some(Trouble { remedy, failure: Failure { text: format!("{code}: {text}"), ..Failure::from_code(code) } })
     }
 
@@ -165,7 +177,7 @@ pub struct Group {
 
 /// Reads a group's offset with a client of its own.
 pub struct CursorReader {
-    client: BaseConsumer,
+    client: BaseConsumer<Quiet>,
     group: String,
 }
 
@@ -186,7 +198,7 @@ impl CursorReader {
             properties.push((name.to_owned(), value.to_owned()));
         }
         let config = client_config(&properties).map_err(|error| Failure::held(error.to_string()))?;
-        let client = config.create().map_err(|error| Failure::held(error.to_string()))?;
+        let client = config.create_with_context(Quiet::new(kafka)).map_err(|error| Failure::held(error.to_string()))?;
         Ok(Self { client, group: group.to_owned() })
     }
 
@@ -201,13 +213,22 @@ impl CursorReader {
         };
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, PARTITION);
-        let answer = self.client.committed_offsets(asked, wait).map_err(failed)?;
+        Quiet::log_in(&self.client, wait);
+        let answer = self.client.committed_offsets(asked, wait);
+        let answer = answer.map_err(|error| self.denial().unwrap_or_else(|| failed(error)))?;
         let Some(element) = answer.find_partition(topic, PARTITION) else { return Ok(None) };
         element.error().map_err(failed)?;
         let Offset::Offset(offset) = element.offset() else { return Ok(None) };
         // The client library panics where the metadata is no UTF-8, which no agent has written.
         let metadata = std::panic::catch_unwind(|| element.metadata().to_owned()).unwrap_or_default();
         Ok(Some(Committed { offset, metadata }))
+    }
+
+    /// Whether a broker has said that the group is not for us: the client tells the asking call only that time is up.
+    fn denial(&self) -> Option<Failure> {
+        while self.client.poll(Duration::ZERO).is_some() {}
+        let denied = self.client.context().errors().into_iter().find(|(code, _)| *code == Code::GroupAuthorizationFailed);
+        denied.map(|(_, text)| Failure::held(format!("cursor of group {}: {text} (docs/kafka-acls.md)", self.group)))
     }
 
     /// The group, to put offsets into transactions; ends the client.

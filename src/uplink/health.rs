@@ -83,6 +83,9 @@ impl Health {
 
     /// A stream waits for somebody.
     pub fn hold(&mut self, stream: &str, reason: String) {
+        if self.held.iter().any(|(held, known)| held == stream && *known == reason) {
+            return;
+        }
         tracing::warn!(stream, reason, "stream is held; nothing of it is dropped");
         self.last_error = Some(reason.clone());
         self.held.retain(|(held, _)| held != stream);

@@ -76,6 +76,8 @@ pub struct Lane {
     /// The window takes no more: all of it went in one go.
     window_closed: bool,
     held: Option<String>,
+    /// It waits for what is needed before any record is sent, not for what came of one.
+    is_put_off: bool,
     /// A record whose timestamp was refused once: sent again with another.
     retimed: Option<Position>,
     rewound: bool,
@@ -97,6 +99,7 @@ impl Lane {
             window_sent: 0,
             window_closed: false,
             held: None,
+            is_put_off: false,
             retimed: None,
             rewound: false,
             settled: 0,
@@ -110,7 +113,6 @@ impl Lane {
     }
 
     /// Why it waits for somebody, if it does.
-    #[cfg(test)]
     pub fn held(&self) -> Option<&str> {
         self.held.as_deref()
     }
@@ -238,11 +240,15 @@ impl Lane {
         } else {
             self.wait(now_ns, chance);
         }
+        self.is_put_off = true;
         events
     }
 
-    /// What put it off is over.
+    /// What put it off is over. A stream that waits because of its records goes on when one is delivered.
     pub fn goes_on(&mut self) -> Option<Event> {
+        if !std::mem::take(&mut self.is_put_off) {
+            return None;
+        }
         self.attempt = 0;
         self.held.take().map(|_| Event::Released)
     }
@@ -349,7 +355,7 @@ impl Lane {
 
     fn hold(&mut self, reason: String, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
         // Probe with a single record when the wait is over.
-        self.window = Some(1);
+        (self.window, self.is_put_off) = (Some(1), false);
         if self.held.as_ref() != Some(&reason) {
             events.push(Event::Held(reason.clone()));
             self.held = Some(reason);

@@ -1,6 +1,7 @@
 //! Exactly once: the agent and Kafka killed at random moments of a drain, cut off in mid transaction, forgotten,
 //! recreated, copied. Judged is what a `read_committed` reader sees.
 
+mod fencing;
 mod letters;
 mod schemas;
 

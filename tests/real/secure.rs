@@ -3,6 +3,7 @@
 mod acls;
 mod authority;
 mod cluster;
+mod exactly_once;
 mod logins;
 mod online;
 mod rotations;

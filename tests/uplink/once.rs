@@ -103,30 +103,6 @@ fn a_record_that_is_too_large_is_set_aside_between_two_transactions() {
     assert_whole(&bench.account("telemetry"), 200);
 }
 
-/// Error code of the Kafka protocol.
-const GROUP_AUTHORIZATION_FAILED: i16 = 30;
-
-#[test]
-fn a_cursor_that_kafka_does_not_tell_holds_its_stream_alone() {
-    let bench = bench(&["telemetry", "alarms"]);
-    // Asked for in this order, before the transactional id is taken over and after, then for the one that is missing.
-    let mut answers = vec![GROUP_AUTHORIZATION_FAILED, 0, GROUP_AUTHORIZATION_FAILED, 0];
-    answers.extend([GROUP_AUTHORIZATION_FAILED; 12]);
-    bench.broker.fail_offset_fetch(&answers);
-    bench.push(0, 100);
-    bench.push(1, 100);
-    let uplink = bench.start();
-    wait_for("the hold", || uplink.status().held.iter().any(|(_, why)| why.contains("telemetry: GroupAuth")));
-    bench.drained(1);
-    assert_eq!(bench.queue.status().streams[0].records, 100, "held, not dropped");
-    bench.drained(0);
-    wait_for("the release", || uplink.status().held.is_empty());
-    bench.end(uplink);
-    assert_whole(&bench.account("telemetry"), 100);
-    assert_whole(&bench.account("alarms"), 100);
-    assert_eq!(bench.metrics.uplink_client_rebuilds.get(), 0);
-}
-
 #[test]
 fn a_backlog_of_many_messages_a_record_fills_transactions_and_breaks_none() {
     let mut bench = bench(&["telemetry"]);
@@ -150,4 +126,73 @@ fn a_stop_without_a_broker_does_not_block() {
     let uplink = bench.start();
     wait_for("the outage to be seen", || uplink.status().state == "down");
     bench.end(uplink);
+}
+
+/// Kafka protocol error codes.
+const GROUP_AUTHORIZATION_FAILED: i16 = 30;
+const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
+
+/// Why each stream is held, in the streams' order.
+fn held(uplink: &forebay::uplink::Uplink, stream: &str) -> Option<String> {
+    let held = uplink.status().held;
+    held.into_iter().find(|(name, _)| name == stream).map(|(_, reason)| reason)
+}
+
+#[test]
+fn without_the_right_to_the_transactional_id_all_streams_are_held_until_it_is_there() {
+    let bench = bench(&["telemetry", "alarms"]);
+    bench.push(0, 100);
+    bench.broker.fail_producer_id(&[TRANSACTIONAL_ID_AUTHORIZATION_FAILED; 4]);
+    let uplink = bench.start();
+    let names_the_id = |reason: &str| reason.starts_with("transactional id \"test.") && reason.contains("authorization");
+    for stream in ["telemetry", "alarms"] {
+        wait_for("the hold", || held(&uplink, stream).is_some_and(|reason| names_the_id(&reason)));
+    }
+    assert_eq!(uplink.status().state, "held");
+    bench.push(1, 50);
+    bench.drained(0);
+    bench.drained(1);
+    wait_for("the end of the hold", || uplink.status().held.is_empty());
+    assert_eq!(bench.metrics.uplink_fenced.get(), 0);
+    // One client for each refusal, and the one that delivers.
+    assert_eq!(bench.metrics.uplink_client_rebuilds.get(), 4);
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
+fn a_group_that_may_not_be_read_holds_its_stream_alone() {
+    let bench = bench(&["telemetry", "alarms"]);
+    bench.push(0, 100);
+    bench.push(1, 50);
+    // Of each pair of questions, before and after the transactional id is taken, the first stream's is answered so.
+    bench.broker.fail_offsets(&[GROUP_AUTHORIZATION_FAILED, 0, GROUP_AUTHORIZATION_FAILED, 0]);
+    let uplink = bench.start();
+    wait_for("the hold", || uplink.status().held.len() == 1);
+    let (stream, reason) = uplink.status().held.remove(0);
+    assert!(reason.contains(&format!(".{stream}")) && reason.contains("docs/kafka-acls.md"), "{reason}");
+    bench.drained(0);
+    bench.drained(1);
+    wait_for("the end of the hold", || uplink.status().held.is_empty());
+    assert_eq!(bench.metrics.uplink_client_rebuilds.get(), 0, "the client was not at fault");
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
+fn a_group_that_takes_no_cursor_holds_its_stream_and_says_which_it_is() {
+    let bench = bench(&["telemetry"]);
+    bench.push(0, 100);
+    bench.broker.fail_cursor(&[GROUP_AUTHORIZATION_FAILED; 4]);
+    let uplink = bench.start();
+    wait_for("the hold", || held(&uplink, "telemetry").is_some());
+    let reason = held(&uplink, "telemetry").unwrap();
+    assert!(reason.starts_with("group test.") && reason.contains(".telemetry, topic telemetry: "), "{reason}");
+    bench.drained(0);
+    wait_for("the end of the hold", || uplink.status().held.is_empty());
+    assert_eq!((transactions(&bench, "unknown"), transactions(&bench, "aborted")), (0, 4));
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cursor::Cursor;
-use super::session::{Event as Turn, Outcome};
+use super::session::{Event as Turn, Loss, Outcome};
 use super::thread::{Exactly, SLICE};
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Renewal, Trouble};
@@ -50,15 +50,34 @@ impl Exactly<'_> {
             }
         }
         let trouble = client.fatal_trouble()?;
-        self.health().error(trouble.failure.text);
-        let fenced = trouble.remedy == Remedy::Fenced;
-        Some(self.session.lost_client(fenced, boot_ns(), fastrand::f64()))
+        Some(self.lost_by(trouble))
+    }
+
+    /// The client says that it can no longer be used.
+    pub(super) fn lost_by(&mut self, trouble: Trouble) -> Turn {
+        let loss = loss(trouble.remedy);
+        let text = self.in_words(trouble);
+        self.health().error(text);
+        self.session.lost_client(loss, boot_ns(), fastrand::f64())
+    }
+
+    /// What went wrong, and with what, where somebody must mend it.
+    fn in_words(&self, trouble: Trouble) -> String {
+        let text = trouble.failure.text;
+        let open = self.open.as_ref().map(|open| &self.outlets[open.place]);
+        match (trouble.remedy, open) {
+            (Remedy::Denied, _) => format!("transactional id {:?}: {text} (docs/kafka-acls.md)", self.id),
+            (Remedy::Abort, Some(outlet)) if trouble.failure.class == Class::Held => {
+                format!("group {}.{}, topic {}: {text} (docs/kafka-acls.md)", self.id, outlet.name, outlet.topic)
+            }
+            _ => text,
+        }
     }
 
     /// Waits for reports.
     pub(super) fn deliver(&mut self, client: &Producer) -> Option<Turn> {
         let Some(open) = &self.open else {
-            return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
+            return Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()));
         };
         let before = open.reported;
         if before < open.records.len() {
@@ -90,7 +109,7 @@ impl Exactly<'_> {
             return None;
         }
         let (Some(mut lanes), Some(group)) = (self.queue.lanes(outlet.index), &outlet.group) else {
-            return Some(self.session.lost_client(false, boot_ns(), fastrand::f64()));
+            return Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()));
         };
         if let Some((_, last)) = open.range {
             lanes.ack_range(Position::ZERO, last);
@@ -114,21 +133,19 @@ impl Exactly<'_> {
                 let kind = trouble.failure.class.as_str();
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind }).inc();
                 tracing::debug!(error = %trouble, remedy = ?trouble.remedy, class = kind, "transaction");
+                let (remedy, failure) = (trouble.remedy, trouble.failure.clone());
+                let text = self.in_words(trouble);
                 if let Some(open) = &mut self.open
                     && open.failure.is_none()
-                    && trouble.remedy == Remedy::Abort
+                    && remedy == Remedy::Abort
                 {
-                    open.failure = Some((None, trouble.failure.clone()));
+                    open.failure = Some((None, Failure { text: text.clone(), ..failure }));
                 }
-                if trouble.remedy == Remedy::Rebuild && trouble.failure.class == Class::Held {
-                    self.hold_all(format!("transactional id {:?}: {}", self.id, trouble.failure.text));
-                }
-                self.health().error(trouble.failure.text);
-                match trouble.remedy {
+                self.health().error(text);
+                match remedy {
                     Remedy::Again => Outcome::Again,
                     Remedy::Abort => Outcome::Abort,
-                    Remedy::Rebuild => Outcome::Lost,
-                    Remedy::Fenced => Outcome::Fenced,
+                    remedy => Outcome::Gone(loss(remedy)),
                 }
             }
         };
@@ -176,5 +193,13 @@ impl Exactly<'_> {
             }
         };
         self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
+    }
+}
+
+fn loss(remedy: Remedy) -> Loss {
+    match remedy {
+        Remedy::Fenced => Loss::Fenced,
+        Remedy::Denied => Loss::Denied,
+        Remedy::Again | Remedy::Abort | Remedy::Rebuild => Loss::Broken,
     }
 }

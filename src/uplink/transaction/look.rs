@@ -9,10 +9,15 @@ use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Committed, CursorReader, Failure};
 
-/// Longest wait of one call of the client.
-const SLICE: Duration = Duration::from_secs(1);
+/// How long the client's first call waits; each later one waits longer, as each asks anew and a slow link's answer to the
+/// one before comes too late.
+const SLICE_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait of one call of the client, so that a stop is noticed.
+const SLICE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for the answer of one group: connection, TLS and SASL on a slow link included.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// The same while other streams deliver.
+const ASK_BESIDE_MAX: Duration = Duration::from_secs(4);
 /// After so long without an answer the link counts as down.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Groups asked at once: each takes a client with threads of its own for the time.
@@ -21,14 +26,12 @@ const AT_ONCE: usize = 4;
 impl Exactly<'_> {
     /// Reads every stream's cursor. `stable`: after the transactional id was taken over, and so to go on from there.
     pub(super) fn look(&mut self, stable: bool) -> Option<Turn> {
-        let (mut sight, mut place, mut known) = (Sight::Own, 0, 0);
+        let mut sight = Sight::Own;
+        let mut place = 0;
         while place < self.outlets.len() && sight == Sight::Own && !self.stop.is_cancelled() {
             let end = self.outlets.len().min(place + AT_ONCE);
             sight = match self.ask(place..end, stable, ASK_MAX) {
-                Ok(answers) => {
-                    known += answers.iter().filter(|answer| answer.is_ok()).count();
-                    self.take(place, answers, stable)
-                }
+                Ok(answers) => self.take(place, answers, stable),
                 Err(failure) => {
                     tracing::debug!(error = %failure, "cursor cannot be read");
                     self.disconnected(failure.text);
@@ -42,42 +45,40 @@ impl Exactly<'_> {
         }
         if sight == Sight::Own {
             self.connected();
-            // Nobody is fenced by an agent that may not see whether there is somebody.
-            if known == 0 {
-                sight = Sight::Nothing;
-            }
         }
+        if sight == Sight::Own && self.outlets.iter().all(|outlet| outlet.group.is_none()) {
+            // With none of them it cannot be told whether a copy delivers.
+            sight = Sight::Nothing;
+        }
+        let was_held = self.session.is_held();
         let turn = self.session.read(sight, boot_ns(), fastrand::f64());
-        if stable && sight == Sight::Own && self.all_held.take().is_some() {
-            self.metrics.uplink_fenced.set(0);
-            for outlet in self.outlets.iter().filter(|outlet| outlet.group.is_some()) {
-                self.health().release(&outlet.name);
-            }
+        if was_held && !self.session.is_held() {
+            self.release_all();
         }
         turn
     }
 
-    /// Asks once more for the cursor of a stream that Kafka did not tell, now that no transaction is open.
-    pub(super) fn look_again(&mut self, place: usize) -> Option<Turn> {
-        match self.ask(place..place + 1, true, SILENT_MAX) {
-            Ok(answers) => match self.take(place, answers, true) {
-                Sight::Copy => self.session.read(Sight::Copy, boot_ns(), fastrand::f64()),
-                Sight::Own | Sight::Nothing => None,
-            },
+    /// Reads the cursor of a stream whose right was missing when the client began; until then nothing of it is sent.
+    pub(super) fn read_cursor(&mut self, place: usize) -> Option<Turn> {
+        let sight = match self.ask(place..place + 1, true, ASK_BESIDE_MAX) {
+            Ok(answers) => self.take(place, answers, true),
             Err(failure) => {
-                self.put_off(place, failure);
-                None
+                let events = self.outlets[place].lane.put_off(failure, boot_ns(), fastrand::f64());
+                self.follow(place, events);
+                Sight::Nothing
             }
-        }
+        };
+        if sight == Sight::Copy { self.session.read(sight, boot_ns(), fastrand::f64()) } else { None }
     }
 
-    /// Judges cursors of the outlets from `first` on. A stream whose cursor Kafka refuses to tell waits alone.
-    fn take(&mut self, first: usize, answers: Vec<Result<Option<Committed>, Failure>>, stable: bool) -> Sight {
+    /// Judges cursors of the outlets from `first` on. A stream whose group is not for us waits alone.
+    fn take(&mut self, first: usize, answers: Vec<Answer>, stable: bool) -> Sight {
         for (place, answer) in (first..).zip(answers) {
             let committed = match answer {
                 Ok(committed) => committed,
-                Err(failure) => {
-                    self.put_off(place, failure);
+                Err(denied) => {
+                    let events = self.outlets[place].lane.put_off(denied, boot_ns(), fastrand::f64());
+                    self.follow(place, events);
                     continue;
                 }
             };
@@ -124,42 +125,34 @@ impl Exactly<'_> {
         format!("{}.{}", self.id, self.outlets[place].name)
     }
 
-    /// Asks for the cursors of these outlets, all at once and in slices of time, for at most `wait`. Gives for each what
-    /// Kafka says, or why it refuses.
-    fn ask(
-        &mut self,
-        places: Range<usize>,
-        stable: bool,
-        wait: Duration,
-    ) -> Result<Vec<Result<Option<Committed>, Failure>>, Failure> {
+    /// Asks for the cursors of these outlets, all at once and in slices of time, until `wait` is over.
+    fn ask(&mut self, places: Range<usize>, stable: bool, wait: Duration) -> Result<Vec<Answer>, Failure> {
         let readers =
             places.clone().map(|place| CursorReader::open(&self.settings.kafka, &self.group_id(place), stable));
         let readers = readers.collect::<Result<Vec<_>, _>>()?;
         let began = Instant::now();
-        let end = began + wait;
         let mut answers = Vec::with_capacity(readers.len());
         for (place, reader) in places.zip(readers) {
-            let committed = loop {
-                let failure = match reader.read(&self.outlets[place].topic, SLICE) {
-                    Ok(committed) => break Ok(committed),
-                    Err(failure) => failure,
+            let mut slice = SLICE_FIRST;
+            let answer = loop {
+                let failure = match reader.read(&self.outlets[place].topic, slice) {
+                    Err(failure) if failure.class == Class::Retried => failure,
+                    answer => break answer,
                 };
-                if failure.class == Class::Held {
-                    break Err(failure);
-                }
-                if failure.class != Class::Retried || Instant::now() > end || self.stop.is_cancelled() {
+                if began.elapsed() > wait || self.stop.is_cancelled() {
                     return Err(failure);
                 }
                 if began.elapsed() > SILENT_MAX {
                     self.disconnected(failure.text);
                 }
+                slice = (slice * 2).min(SLICE_MAX);
             };
-            self.outlets[place].group = match &committed {
-                Ok(_) => Some(reader.into_group()?),
-                Err(_) => None,
-            };
-            answers.push(committed);
+            self.outlets[place].group = answer.is_ok().then(|| reader.into_group()).transpose()?;
+            answers.push(answer);
         }
         Ok(answers)
     }
 }
+
+/// What a group says; `Err`: that it is not for us.
+type Answer = Result<Option<Committed>, Failure>;

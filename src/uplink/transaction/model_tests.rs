@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::cursor::{Cursor, Found, Range, resume};
-use super::session::{Event, Outcome, Patience, Session, Sight, Step};
+use super::session::{Event, Loss, Outcome, Patience, Session, Sight, Step};
 use crate::kafka::Committed;
 use crate::queue::Lives;
 use crate::queue::lane::Lanes;
@@ -28,6 +28,7 @@ enum Fault {
     AbortDone,
     LostUndone,
     LostDone,
+    Denied,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +55,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Fault::AbortDone),
         1 => Just(Fault::LostUndone),
         1 => Just(Fault::LostDone),
+        1 => Just(Fault::Denied),
     ];
     prop_oneof![
         6 => (1..5_u64).prop_map(Action::Push),
@@ -275,7 +277,7 @@ impl World {
                 }
                 self.agent.commit_done = false;
             }
-            Some(Event::Lost | Event::Fenced) => {
+            Some(Event::Lost | Event::Fenced | Event::Denied) => {
                 (self.agent.epoch, self.agent.range) = (None, None);
                 (self.agent.claimed, self.agent.commit_done) = (false, false);
             }
@@ -287,11 +289,12 @@ impl World {
     fn ask(&mut self, fault: Fault, request: impl FnOnce(&mut Self) -> bool) -> Option<Event> {
         let done = matches!(fault, Fault::None | Fault::AgainDone | Fault::AbortDone | Fault::LostDone);
         let outcome = match fault {
-            _ if done && !request(self) => Outcome::Fenced,
+            _ if done && !request(self) => Outcome::Gone(Loss::Fenced),
             Fault::None => Outcome::Done,
             Fault::AgainDone | Fault::AgainUndone => Outcome::Again,
             Fault::AbortDone | Fault::AbortUndone => Outcome::Abort,
-            Fault::LostDone | Fault::LostUndone => Outcome::Lost,
+            Fault::LostDone | Fault::LostUndone => Outcome::Gone(Loss::Broken),
+            Fault::Denied => Outcome::Gone(Loss::Denied),
         };
         self.agent.session.ended(outcome, self.now_ns, 0.5)
     }
@@ -383,17 +386,17 @@ impl World {
 
     fn deliver(&mut self, fault: Fault) {
         let sent = self.agent.sent.clone();
-        let arrives = !matches!(fault, Fault::AgainUndone | Fault::AbortUndone | Fault::LostUndone);
+        let arrives = !matches!(fault, Fault::AgainUndone | Fault::AbortUndone | Fault::LostUndone | Fault::Denied);
         let alive = !arrives || sent.is_empty() || self.in_transaction(|open| open.records = sent);
         match fault {
             _ if !alive => {
-                let event = self.agent.session.lost_client(true, self.now_ns, 0.5);
+                let event = self.agent.session.lost_client(Loss::Fenced, self.now_ns, 0.5);
                 assert!(matches!(event, Event::Lost | Event::Fenced));
                 (self.agent.epoch, self.agent.range, self.agent.claimed) = (None, None, false);
             }
             Fault::None => self.agent.session.delivered(),
             Fault::AgainUndone | Fault::AgainDone => {}
-            Fault::AbortUndone | Fault::AbortDone | Fault::LostUndone | Fault::LostDone => {
+            Fault::AbortUndone | Fault::AbortDone | Fault::LostUndone | Fault::LostDone | Fault::Denied => {
                 self.agent.session.failed(false)
             }
         }

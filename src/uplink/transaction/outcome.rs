@@ -1,5 +1,7 @@
 //! What came of a transaction, told to the queue and to the stream's lane.
 
+use std::sync::PoisonError;
+
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -34,6 +36,9 @@ impl Exactly<'_> {
                     event => events.push(event),
                 }
             }
+        }
+        if open.range.is_none() {
+            events.extend(outlet.lane.goes_on());
         }
         let (index, stream) = (outlet.index, outlet.name.clone());
         if let Some(through) = through {
@@ -99,25 +104,37 @@ impl Exactly<'_> {
             self.follow(place, events);
             self.outlets[place].forget_ready();
         }
-        if turn != Turn::Fenced {
-            let error = self.health().status().last_error.unwrap_or_default();
-            tracing::warn!(error, "kafka client is built anew; sending goes on at Kafka's cursor");
-            return;
-        }
-        self.metrics.uplink_fenced.set(1);
-        let id = &self.id;
-        self.hold_all(format!("another agent delivers as transactional id {id:?}; nothing is lost here meanwhile"));
-    }
-
-    /// Nothing can be delivered until somebody mends something, and the cursors are read after that.
-    pub(super) fn hold_all(&mut self, reason: String) {
-        if self.all_held.as_ref() == Some(&reason) {
-            return;
-        }
+        let error = self.health().status().last_error.unwrap_or_default();
+        let reason = match turn {
+            Turn::Fenced => {
+                self.metrics.uplink_fenced.set(1);
+                format!("another agent delivers as transactional id {:?}; nothing is lost here meanwhile", self.id)
+            }
+            Turn::Denied => error,
+            _ => {
+                tracing::warn!(error, "kafka client is built anew; sending goes on at Kafka's cursor");
+                return;
+            }
+        };
         for outlet in &self.outlets {
             self.health().hold(&outlet.name, reason.clone());
         }
-        self.all_held = Some(reason);
+    }
+
+    /// What held all streams is over: those go on that wait for nothing else.
+    pub(super) fn release_all(&mut self) {
+        self.metrics.uplink_fenced.set(0);
+        for outlet in &mut self.outlets {
+            if outlet.group.is_some() {
+                // Held for its group's sake until now, or for its topic's, which is asked for anew.
+                let _ = outlet.lane.goes_on();
+            }
+            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            match outlet.lane.held() {
+                Some(reason) => health.hold(&outlet.name, reason.to_owned()),
+                None => health.release(&outlet.name),
+            }
+        }
     }
 
     pub(super) fn follow(&mut self, place: usize, events: Vec<Event>) {

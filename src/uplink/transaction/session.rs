@@ -10,9 +10,6 @@ use super::super::lane::Backoff;
 /// Transactions that time out in a row before the client is thought to be stuck.
 const STUCK_AFTER: u32 = 3;
 
-/// Longest pause before a new client where Kafka refuses one after the other.
-const REFUSED_NS_MAX: u64 = 60_000_000_000;
-
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -45,10 +42,19 @@ pub enum Outcome {
     Again,
     /// The transaction has to be aborted.
     Abort,
-    /// The client can no longer be used.
-    Lost,
-    /// The client was fenced.
+    /// The client can no longer be used, for this reason.
+    Gone(Loss),
+}
+
+/// Why a client can no longer be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It is broken, or its connection is.
+    Broken,
+    /// It was fenced.
     Fenced,
+    /// Kafka refuses the transactional id to it.
+    Denied,
 }
 
 /// What reading the cursors gave.
@@ -73,6 +79,8 @@ pub enum Event {
     Lost,
     /// As [`Event::Lost`]; another agent has the transactional id.
     Fenced,
+    /// As [`Event::Lost`]; the right to the transactional id is missing.
+    Denied,
 }
 
 /// How patient a session is.
@@ -115,8 +123,8 @@ pub struct Session {
     /// The open transaction is aborted because of that.
     times_out: bool,
     another: bool,
-    /// Clients in a row that Kafka refused.
-    refused: u32,
+    /// Times in a row that Kafka refused the transactional id.
+    denied: u32,
 }
 
 impl Session {
@@ -131,7 +139,7 @@ impl Session {
             timed_out: 0,
             times_out: false,
             another: false,
-            refused: 0,
+            denied: 0,
         }
     }
 
@@ -152,10 +160,10 @@ impl Session {
         }
     }
 
-    /// Whether another agent has the transactional id.
-    #[cfg(test)]
-    pub fn another_delivers(&self) -> bool {
-        self.another
+    /// Whether nothing of any stream can be sent until somebody mends something: another agent delivers, or the
+    /// right to the transactional id is missing.
+    pub fn is_held(&self) -> bool {
+        self.another || self.denied > 0
     }
 
     /// Whether a transaction is open.
@@ -168,7 +176,7 @@ impl Session {
         match (sight, self.stage) {
             (Sight::Own, Stage::Looking) => self.reached(Stage::Initialising),
             (Sight::Own, Stage::Reading) => {
-                (self.another, self.refused) = (false, 0);
+                (self.another, self.denied) = (false, 0);
                 self.reached(Stage::Ready);
             }
             (Sight::Own, _) => {}
@@ -204,7 +212,7 @@ impl Session {
     pub fn ended(&mut self, outcome: Outcome, now_ns: u64, chance: f64) -> Option<Event> {
         match (outcome, self.stage) {
             (Outcome::Again, _) => None,
-            (Outcome::Fenced, _) => Some(self.fenced_or_late(now_ns, chance)),
+            (Outcome::Gone(loss), _) => Some(self.lost_client(loss, now_ns, chance)),
             (Outcome::Done, Stage::Initialising) => {
                 self.reached(Stage::Reading);
                 None
@@ -235,8 +243,12 @@ impl Session {
     }
 
     /// The client says at any time that it can no longer be used.
-    pub fn lost_client(&mut self, fenced: bool, now_ns: u64, chance: f64) -> Event {
-        if fenced { self.fenced_or_late(now_ns, chance) } else { self.lost(now_ns) }
+    pub fn lost_client(&mut self, loss: Loss, now_ns: u64, chance: f64) -> Event {
+        match loss {
+            Loss::Broken => self.lost(now_ns),
+            Loss::Fenced => self.fenced_or_late(now_ns, chance),
+            Loss::Denied => self.denied(now_ns, chance),
+        }
     }
 
     /// The client is to be changed for no fault of its own.
@@ -258,11 +270,7 @@ impl Session {
     }
 
     fn lost(&mut self, now_ns: u64) -> Event {
-        // One that never got as far as to begin may meet the same refusal for days.
-        let pauses = Backoff { first_ns: self.patience.rebuild_ns, max_ns: self.patience.fenced_ns };
-        let pause_ns = pauses.delay_ns(self.refused, 1.0).min(REFUSED_NS_MAX.max(self.patience.rebuild_ns));
-        self.refused += u32::from(self.stage == Stage::Initialising);
-        self.restart(now_ns.saturating_add(pause_ns));
+        self.restart(now_ns.saturating_add(self.patience.rebuild_ns));
         Event::Lost
     }
 
@@ -278,6 +286,15 @@ impl Session {
         self.restart(now_ns.saturating_add(wait as u64));
         self.another = true;
         Event::Fenced
+    }
+
+    /// Somebody must give the right first: asked after growing pauses, with a new client, as this one takes no answer
+    /// any more.
+    fn denied(&mut self, now_ns: u64, chance: f64) -> Event {
+        let wait_ns = self.patience.backoff.delay_ns(self.denied, chance).max(self.patience.rebuild_ns);
+        self.denied = self.denied.saturating_add(1);
+        self.restart(now_ns.saturating_add(wait_ns));
+        Event::Denied
     }
 
     fn restart(&mut self, wait_until_ns: u64) {
@@ -335,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_commit_that_did_not_end_well_is_judged_by_the_cursor_alone() {
-        for outcome in [Outcome::Abort, Outcome::Lost] {
+        for outcome in [Outcome::Abort, Outcome::Gone(Loss::Broken)] {
             let mut session = committing();
             assert_eq!(session.ended(outcome, 0, 0.5), Some(Event::Lost), "{outcome:?}");
             assert_eq!(session.step(0), Step::Wait(5 * SECOND));
@@ -358,25 +375,45 @@ mod tests {
     fn a_fenced_agent_waits_and_looks_before_it_takes_the_id_back() {
         let mut session = ready();
         session.begun(0);
-        assert_eq!(session.lost_client(true, SECOND, 0.5), Event::Fenced);
+        assert_eq!(session.lost_client(Loss::Fenced, SECOND, 0.5), Event::Fenced);
         let back_ns = 601 * SECOND;
-        assert_eq!((session.step(SECOND), session.another_delivers()), (Step::Wait(back_ns), true));
+        assert_eq!((session.step(SECOND), session.is_held()), (Step::Wait(back_ns), true));
         assert_eq!(session.step(back_ns), Step::Look);
         assert_eq!(session.read(Sight::Copy, back_ns, 0.0), Some(Event::Fenced));
         assert_eq!(session.step(back_ns), Step::Wait(back_ns + 480 * SECOND));
         assert_eq!(session.read(Sight::Own, back_ns * 2, 0.5), None);
         assert_eq!(session.ended(Outcome::Done, back_ns * 2, 0.5), None);
-        assert!(session.another_delivers(), "not before the cursors are read");
+        assert!(session.is_held(), "not before the cursors are read");
         assert_eq!(session.read(Sight::Own, back_ns * 2, 0.5), None);
-        assert!(!session.another_delivers());
+        assert!(!session.is_held());
     }
 
     #[test]
     fn a_transaction_that_kafka_gave_up_is_no_other_agent() {
         let mut session = committing();
-        assert_eq!(session.ended(Outcome::Fenced, 30 * SECOND, 0.5), Some(Event::Lost));
-        assert!(!session.another_delivers());
-        assert_eq!(committing().ended(Outcome::Fenced, 29 * SECOND, 0.5), Some(Event::Fenced));
+        assert_eq!(session.ended(Outcome::Gone(Loss::Fenced), 30 * SECOND, 0.5), Some(Event::Lost));
+        assert!(!session.is_held());
+        assert_eq!(committing().ended(Outcome::Gone(Loss::Fenced), 29 * SECOND, 0.5), Some(Event::Fenced));
+    }
+
+    #[test]
+    fn a_missing_right_is_asked_for_after_growing_pauses_until_it_is_there() {
+        let mut session = ready();
+        session.begun(0);
+        assert_eq!(session.lost_client(Loss::Denied, 0, 1.0), Event::Denied);
+        let mut now_ns = 0;
+        for wait in [5, 5, 5, 8, 16, 32, 60, 60] {
+            assert_eq!((session.step(now_ns), session.is_held()), (Step::Wait(now_ns + wait * SECOND), true));
+            now_ns += wait * SECOND;
+            assert_eq!(session.read(Sight::Own, now_ns, 1.0), None);
+            assert_eq!(session.ended(Outcome::Gone(Loss::Denied), now_ns, 1.0), Some(Event::Denied));
+        }
+        now_ns += 60 * SECOND;
+        session.read(Sight::Own, now_ns, 1.0);
+        session.ended(Outcome::Done, now_ns, 1.0);
+        assert!(session.is_held(), "not before the cursors are read");
+        session.read(Sight::Own, now_ns, 1.0);
+        assert_eq!((session.step(now_ns), session.is_held()), (Step::Begin, false));
     }
 
     #[test]
@@ -390,24 +427,6 @@ mod tests {
         session.begun(0);
         session.failed(true);
         assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Lost));
-    }
-
-    #[test]
-    fn a_transactional_id_that_is_refused_is_tried_again_after_growing_pauses() {
-        let mut session = Session::new(PATIENCE);
-        let mut now_ns = 0;
-        for pause in [5, 10, 20, 40, 60, 60] {
-            assert_eq!(session.read(Sight::Own, now_ns, 0.5), None);
-            assert_eq!(session.ended(Outcome::Lost, now_ns, 0.5), Some(Event::Lost));
-            assert_eq!(session.step(now_ns), Step::Wait(now_ns + pause * SECOND));
-            now_ns += pause * SECOND;
-        }
-        session.read(Sight::Own, now_ns, 0.5);
-        session.ended(Outcome::Done, now_ns, 0.5);
-        session.read(Sight::Own, now_ns, 0.5);
-        assert_eq!(session.step(now_ns), Step::Begin);
-        session.lost_client(false, now_ns, 0.5);
-        assert_eq!(session.step(now_ns), Step::Wait(now_ns + 5 * SECOND), "once it was let in it is as any other");
     }
 
     #[test]

@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::outlet::{Open, Outlet, Size};
-use super::session::{Event as Turn, Patience, Session, Step};
+use super::session::{Event as Turn, Loss, Patience, Session, Step};
 use crate::clock::boot_ns;
 use crate::config::Transactions;
-use crate::kafka::{Failure, Notice, Producer, Remedy, Report, TlsFiles, Window, stream_window};
+use crate::kafka::{Failure, Notice, Producer, Report, TlsFiles, Window, stream_window};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
 use crate::uplink::encode::Encoded;
 use crate::uplink::health::Health;
-use crate::uplink::lane::{Backoff, Event};
+use crate::uplink::lane::Backoff;
 use crate::uplink::metering::Metering;
 use crate::uplink::schemas::{Schemas, Writer};
 use crate::uplink::{Pace, Settings};
@@ -46,8 +46,6 @@ pub(super) struct Exactly<'a> {
     pub(super) window: Window,
     pub(super) encoded: Encoded,
     pub(super) schemas: Schemas,
-    /// Why all streams are held, where it is for one reason.
-    pub(super) all_held: Option<String>,
     pub(super) metering: Metering,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
@@ -107,7 +105,6 @@ pub(in crate::uplink) fn run(
         window,
         encoded: Encoded::default(),
         schemas,
-        all_held: None,
         metering,
         stop,
         health,
@@ -191,7 +188,7 @@ impl Exactly<'_> {
             (Step::Abort, Some(client)) => self.ended(client.abort_transaction(SLICE)),
             // Cannot be: these steps follow one that has a client.
             (Step::Begin | Step::Deliver | Step::Offset | Step::Commit | Step::Abort, None) => {
-                Some(self.session.lost_client(false, boot_ns(), fastrand::f64()))
+                Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()))
             }
         };
         let turn = turn.or_else(|| client.as_ref().and_then(|client| self.poll(client, Duration::ZERO)));
@@ -199,7 +196,7 @@ impl Exactly<'_> {
             None => {}
             Some(Turn::Committed) => self.committed(),
             Some(Turn::Aborted) => self.aborted(),
-            Some(turn @ (Turn::Lost | Turn::Fenced)) => {
+            Some(turn @ (Turn::Lost | Turn::Fenced | Turn::Denied)) => {
                 *client = None;
                 self.metering.client_gone(&self.metrics);
                 self.lost(turn);
@@ -231,7 +228,7 @@ impl Exactly<'_> {
             Err(error) => {
                 tracing::warn!(error, "kafka client cannot be made");
                 self.health().error(error);
-                Some(self.session.lost_client(false, boot_ns(), fastrand::f64()))
+                Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()))
             }
         }
     }
@@ -249,8 +246,7 @@ impl Exactly<'_> {
             let is_due = outlet.committed_ns.is_none_or(|at| now_ns.saturating_sub(at) >= self.cursor_refresh_ns);
             if is_due {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
-                    let is_known = self.outlets[place].group.is_some();
-                    return if is_known { self.commit_cursor(client, place) } else { self.look_again(place) };
+                    return self.commit_cursor(client, place);
                 }
             } else if self.outlets[place].letter.is_some() {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
@@ -295,14 +291,15 @@ impl Exactly<'_> {
 
     /// Begins a transaction of the cursor alone.
     fn commit_cursor(&mut self, client: &Producer, place: usize) -> Option<Turn> {
+        if self.outlets[place].group.is_none() {
+            return self.read_cursor(place);
+        }
         // Kafka's client would try for the whole time of a transaction.
         if let Err(failure) = client.find_topic(&self.outlets[place].topic, TOPIC_MAX) {
             let events = self.outlets[place].lane.put_off(failure, boot_ns(), fastrand::f64());
             self.follow(place, events);
             return None;
         }
-        let events: Vec<Event> = self.outlets[place].lane.goes_on().into_iter().collect();
-        self.follow(place, events);
         if let Some(turn) = self.begin(client, place) {
             return Some(turn);
         }
@@ -315,8 +312,7 @@ impl Exactly<'_> {
     pub(super) fn begin(&mut self, client: &Producer, place: usize) -> Option<Turn> {
         let trouble = client.begin_transaction().err()?;
         tracing::warn!(stream = self.outlets[place].name, error = %trouble, "transaction cannot begin");
-        let fenced = trouble.remedy == Remedy::Fenced;
-        Some(self.session.lost_client(fenced, boot_ns(), fastrand::f64()))
+        Some(self.lost_by(trouble))
     }
 
     /// Ends a transaction that got no record.
