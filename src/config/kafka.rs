@@ -7,9 +7,7 @@ use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{
-    Budget, Delivery, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls, Transactions,
-};
+use super::resolved::{Budget, Delivery, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls, Transactions};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
 use super::storage;

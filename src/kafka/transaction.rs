@@ -227,7 +227,8 @@ impl CursorReader {
     /// Whether a broker has said that the group is not for us: the client tells the asking call only that time is up.
     fn denial(&self) -> Option<Failure> {
         while self.client.poll(Duration::ZERO).is_some() {}
-        let denied = self.client.context().errors().into_iter().find(|(code, _)| *code == Code::GroupAuthorizationFailed);
+        let denied =
+            self.client.context().errors().into_iter().find(|(code, _)| *code == Code::GroupAuthorizationFailed);
         denied.map(|(_, text)| Failure::held(format!("cursor of group {}: {text} (docs/kafka-acls.md)", self.group)))
     }
 

@@ -431,8 +431,7 @@ fn a_narrow_stream_goes_through_errors_without_loss() {
 /// The same in transactions.
 fn once(form: Form, stand_in: &StandIn) -> Bench {
     let mut bench = bench(form, stand_in);
-    bench.settings.kafka.delivery =
-        Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(10) });
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(10) });
     bench
 }
 

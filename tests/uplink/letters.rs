@@ -135,7 +135,10 @@ fn what_the_topic_refuses_too_is_in_the_file() {
             assert_eq!((poison(&bench), in_topic(&bench), fallbacks(&bench, kind)), (1, 0, 1), "{delivery:?} {kind}");
             let letters = dead_letters(&bench);
             assert_eq!((letters.len(), &letters[0]["seq"]), (1, &10.into()));
-            assert!(letters[0]["error"].as_str().unwrap().contains("InvalidRecord"), "why the stream's topic refused it");
+            assert!(
+                letters[0]["error"].as_str().unwrap().contains("InvalidRecord"),
+                "why the stream's topic refused it"
+            );
             assert_eq!(found(&bench).len(), 0);
             assert_whole(&bench.account("telemetry"), 20);
         }
@@ -152,7 +155,11 @@ fn a_record_too_large_for_the_client_is_in_the_file() {
         bench.push(0, 50);
         let uplink = bench.start();
         deliver(&bench, uplink);
-        assert_eq!((poison(&bench), fallbacks(&bench, "poison"), dead_letters(&bench).len()), (1, 1, 1), "{delivery:?}");
+        assert_eq!(
+            (poison(&bench), fallbacks(&bench, "poison"), dead_letters(&bench).len()),
+            (1, 1, 1),
+            "{delivery:?}"
+        );
         assert_whole(&bench.account("telemetry"), 100);
     }
 }

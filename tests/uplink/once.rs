@@ -144,7 +144,8 @@ fn without_the_right_to_the_transactional_id_all_streams_are_held_until_it_is_th
     bench.push(0, 100);
     bench.broker.fail_producer_id(&[TRANSACTIONAL_ID_AUTHORIZATION_FAILED; 4]);
     let uplink = bench.start();
-    let names_the_id = |reason: &str| reason.starts_with("transactional id \"test.") && reason.contains("authorization");
+    let names_the_id =
+        |reason: &str| reason.starts_with("transactional id \"test.") && reason.contains("authorization");
     for stream in ["telemetry", "alarms"] {
         wait_for("the hold", || held(&uplink, stream).is_some_and(|reason| names_the_id(&reason)));
     }

@@ -1,6 +1,6 @@
 //! A stream's part in exactly-once delivery: the transaction that is open, and when a crash could leave it in doubt.
 
-use super::{MARKS_MAX, Retired, StreamState};
+use super::{Retired, StreamState};
 use crate::queue::lane::Lanes;
 use crate::reading::Position;
 
@@ -71,13 +71,8 @@ impl StreamState {
     /// There is a mark of at least so many records at `at`, where nothing behind it is delivered.
     pub(in crate::queue) fn carry_skipped(&mut self, at: Position, records: u64) {
         let more = records.saturating_sub(self.skipped_at(at));
-        if self.lanes.cursor() != at || more == 0 {
-            return;
-        }
-        let full = self.marks.len() >= MARKS_MAX;
-        match self.marks.first_mut() {
-            Some((first, count)) if full || *first == at => *count = count.saturating_add(more),
-            _ => self.marks.insert(0, (at, more)),
+        if self.lanes.cursor() == at && more > 0 {
+            self.add_mark(at, more);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Records that Kafka refuses: into the dead-letter topic, in a transaction with the cursor behind them, so that a letter
 //! is there once as well; or into the dead-letter file, where there is no such topic or it refuses them too.
 
-use super::outlet::{Open, Sent};
 use super::batch::DOUBTFUL;
+use super::outlet::{Open, Sent};
 use super::session::Event as Turn;
 use super::thread::{Exactly, TOPIC_MAX};
 use crate::clock::boot_ns;
@@ -54,7 +54,8 @@ impl Exactly<'_> {
                 return None;
             }
         };
-        let Some(batch) = batch.filter(|batch| batch.records.first().is_some_and(|next| next.position == letter.position))
+        let Some(batch) =
+            batch.filter(|batch| batch.records.first().is_some_and(|next| next.position == letter.position))
         else {
             // It is in the topic already, as the cursor said, or retention took it.
             self.letter_is_settled(place);
@@ -127,14 +128,8 @@ impl Exactly<'_> {
             headers.extend(doubtful.then_some(DOUBTFUL));
             let payload = self.encoded.payload(index);
             let token = open.first_token.wrapping_add(open.records.len());
-            let sent = client.send(Outgoing {
-                topic,
-                key: &record.device,
-                payload,
-                timestamp_ms,
-                headers: &headers,
-                token,
-            });
+            let sent =
+                client.send(Outgoing { topic, key: &record.device, payload, timestamp_ms, headers: &headers, token });
             sent.map_err(|error| match error {
                 SendError::Full => Failure::retried("client is full".into()),
                 SendError::Failed(failure) => failure,

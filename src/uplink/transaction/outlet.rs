@@ -10,8 +10,8 @@ use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::letter::Letter;
-use crate::uplink::schemas::Writer;
 use crate::uplink::rate::RateLimit;
+use crate::uplink::schemas::Writer;
 use crate::uplink::timestamp::Timestamps;
 
 /// A stream as the thread knows it.

@@ -58,7 +58,9 @@ fn letters(name: &'static str, delivery: &str) {
             promises.extend(scene.kill(agent));
             continue;
         }
-        wait_for("letters of this life", PATIENCE, || (agent.metric("forebay_records_set_aside_total") >= 3.0).then_some(()));
+        wait_for("letters of this life", PATIENCE, || {
+            (agent.metric("forebay_records_set_aside_total") >= 3.0).then_some(())
+        });
         scene.wait_until_delivered(&agent);
         wait_for("the end of holds", PATIENCE, || {
             agent.status()["uplink"]["held"].as_array().unwrap().is_empty().then_some(())
@@ -72,7 +74,12 @@ fn letters(name: &'static str, delivery: &str) {
     let mut in_topic = Ledger::default();
     in_topic.add_topic(&scene.kafka.bootstrap, LETTERS);
     let (delivered, lettered, filed) = (places(&telemetry), places(&in_topic), in_file(&scene));
-    println!("  {} delivered, {} in the dead-letter topic, {} in the file", delivered.len(), lettered.len(), filed.len());
+    println!(
+        "  {} delivered, {} in the dead-letter topic, {} in the file",
+        delivered.len(),
+        lettered.len(),
+        filed.len()
+    );
     assert!(!lettered.is_empty() && !filed.is_empty(), "nothing was tested");
     assert!(delivered.is_disjoint(&lettered) && delivered.is_disjoint(&filed), "delivered and set aside");
     assert_eq!(telemetry.out_of_order, 0);
@@ -81,7 +88,11 @@ fn letters(name: &'static str, delivery: &str) {
         all.entry(*run).or_default().insert(*seq);
     }
     for (run, seqs) in &all {
-        assert_eq!(seqs.last(), Some(&(seqs.len() as u64 - 1)), "run {run}: records are neither delivered nor set aside");
+        assert_eq!(
+            seqs.last(),
+            Some(&(seqs.len() as u64 - 1)),
+            "run {run}: records are neither delivered nor set aside"
+        );
     }
     for promise in promises.iter().filter(|promise| promise.name == "telemetry") {
         let Some(safe) = promise.safe() else { continue };
