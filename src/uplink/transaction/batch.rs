@@ -131,6 +131,8 @@ impl Exactly<'_> {
     /// up.
     fn send_all(&mut self, client: &Producer, place: usize) -> Option<Position> {
         let first_token = self.next_token;
+        // Only encoded it is known how large a record is.
+        let payload_bytes_max = self.allowance(place, boot_ns()).map_or(0, |allowed| allowed.bytes);
         let mut open = Open {
             place,
             range: None,
@@ -148,7 +150,8 @@ impl Exactly<'_> {
         };
         let mut last = None;
         let mut refused = None;
-        while let Some(record) = self.outlets[place].ready.pop_front() {
+        while open.count == 0 || open.bytes < payload_bytes_max {
+            let Some(record) = self.outlets[place].ready.pop_front() else { break };
             match self.send_one(client, place, &record, &mut open) {
                 Ok(()) => last = Some(record.position),
                 Err(error) => {
