@@ -2,7 +2,10 @@
 //! records with the same settings in the same run: `./x bench drain [--mib N] [--exactly-once]`.
 //!
 //! The agent is the built binary, so its memory and processor time are its own. The backlog is put into its queue
-//! before, while the agent takes 1000 new readings a second during the drain. Needs Java and Maven, as `./x real`.
+//! before, and the agent takes 1000 new readings a second during the drain. The bare producer sends before and after it,
+//! so that a machine that changes its speed is seen. Both are timed from the first delivered record to the last. Then the
+//! broker is stopped for a while: how soon after its return is something delivered? Needs Java and Maven, as
+//! `./x real`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod readings;
@@ -30,6 +33,15 @@ const SAMPLE: u64 = 60_000;
 /// Records pushed between two flushes, so that the queue's memory never has to drop any.
 const FLUSH_EVERY: u64 = 5_000;
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
+/// How often the agent is asked how far it is; each question costs it something too.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Records that wait in an agent that is done: what came in since, and what is in flight.
+const WAITING_MAX: u64 = 5_000;
+/// How long the broker is away in the end.
+const AWAY: Duration = Duration::from_secs(10);
+/// Longest pause of the client between two attempts to connect in this benchmark, by configuration; librdkafka adds up to
+/// half of it by chance.
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -47,10 +59,19 @@ fn main() {
     let disk_bytes = size_of(&config.gateway.state_dir);
     println!("  {records} records, {json_bytes} bytes as JSON, {disk_bytes} bytes on disk");
 
-    let bare = bare_producer(&config, records);
-    let agent = drain(dir.path(), records);
-    let on_wire = |topic: &str| size_of(&dir.path().join(format!("kafka/data/{topic}-0")));
-    report(records, json_bytes, &bare, &agent, (on_wire("bare"), on_wire("telemetry")));
+    let before = bare_producer(&config, "bare-before", records);
+    let (mut agent, drained) = drain(dir.path(), records);
+    let wire_bytes = kafka.log_bytes("telemetry") as f64 / agent.delivered() as f64;
+    let returned = outage(&kafka, &agent);
+    agent.stop();
+    let after = bare_producer(&config, "bare-after", records);
+    println!("bare producer before {:.0}, after {:.0} records a second", before.rate(), after.rate());
+    let bare = before.and(&after);
+    let bare_wire_bytes = (kafka.log_bytes("bare-before") + kafka.log_bytes("bare-after")) as f64;
+    report(&bare, &drained, (bare_wire_bytes / bare.records as f64, wire_bytes));
+    println!("{:<46} {:>14} {:>14.2}", "broker back to first delivery, s", "", returned.as_secs_f64());
+    println!("  of which the client's pause between attempts is at most {:.1} s", RECONNECT_MAX.as_secs_f64() * 1.5);
+    println!("{records} records of {} bytes JSON on average", json_bytes / records);
 }
 
 /// What a sender took.
@@ -63,22 +84,36 @@ struct Run {
     start_seconds: f64,
 }
 
-fn report(records: u64, json_bytes: u64, bare: &Run, agent: &Run, on_wire: (u64, u64)) {
-    let rate = |run: &Run| run.records as f64 / run.seconds;
+impl Run {
+    fn rate(&self) -> f64 {
+        self.records as f64 / self.seconds
+    }
+
+    /// Both as one.
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            seconds: self.seconds + other.seconds,
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            records: self.records + other.records,
+            resident_kib_max: self.resident_kib_max.max(other.resident_kib_max),
+            start_seconds: self.start_seconds,
+        }
+    }
+}
+
+/// `wire_bytes` are those of a record, with all that goes with it.
+fn report(bare: &Run, agent: &Run, wire_bytes: (f64, f64)) {
     let cpu_us = |run: &Run| run.cpu_seconds * 1e6 / run.records as f64;
     println!("\n{:<46} {:>14} {:>14} {:>8}", "", "bare producer", "agent", "ratio");
     let row = |what: &str, bare: f64, agent: f64| {
         println!("{what:<46} {bare:>14.2} {agent:>14.2} {:>8.2}", agent / bare);
     };
-    row("records a second", rate(bare), rate(agent));
+    row("records a second", bare.rate(), agent.rate());
     row("processor time a record, us", cpu_us(bare), cpu_us(agent));
-    let wire = |bytes: u64, run: &Run| bytes as f64 / run.records as f64;
-    row("bytes on the wire a record", wire(on_wire.0, bare), wire(on_wire.1, agent));
-    let batch = one_batch();
-    row("  against one zstd batch of 256 KiB of JSON", batch, wire(on_wire.1, agent));
+    row("bytes on the wire a record", wire_bytes.0, wire_bytes.1);
+    row("  against one zstd batch of 256 KiB of JSON", one_batch(), wire_bytes.1);
     println!("{:<46} {:>14} {:>14.1}", "memory (RSS), most, MiB", "", agent.resident_kib_max as f64 / 1_024.0);
     println!("{:<46} {:>14} {:>14.2}", "start to first answer with the backlog, s", "", agent.start_seconds);
-    println!("{records} records of {} bytes JSON on average", json_bytes / records);
 }
 
 /// The backlog's records in their order, over and over with rising positions and times.
@@ -127,7 +162,7 @@ fn fill(config: &Config, json_bytes_least: u64) -> (u64, u64) {
 }
 
 /// The same number of the same records by librdkafka alone; the JSON is made before the clock runs.
-fn bare_producer(config: &Config, records: u64) -> Run {
+fn bare_producer(config: &Config, topic: &str, records: u64) -> Run {
     let kinds = kinds();
     let sample: Vec<(String, Vec<u8>)> = (0..SAMPLE.min(records))
         .map(|number| {
@@ -142,10 +177,13 @@ fn bare_producer(config: &Config, records: u64) -> Run {
         client.set(name, value);
     }
     let producer: ThreadedProducer<_> = client.create().unwrap();
+    // The connection, the producer's id and the topic's metadata.
+    producer.send(BaseRecord::to(topic).key(sample[0].0.as_str()).payload(sample[0].1.as_slice())).unwrap();
+    producer.flush(DRAIN_MAX).unwrap();
     let (began, cpu) = (Instant::now(), cpu_seconds("self"));
     for number in 0..records {
-        let (key, payload) = &sample[(number % SAMPLE) as usize];
-        let mut outgoing = BaseRecord::to("bare").key(key.as_str()).payload(payload.as_slice());
+        let (key, payload) = &sample[(number % sample.len() as u64) as usize];
+        let mut outgoing = BaseRecord::to(topic).key(key.as_str()).payload(payload.as_slice());
         loop {
             match producer.send(outgoing) {
                 Ok(()) => break,
@@ -163,31 +201,52 @@ fn bare_producer(config: &Config, records: u64) -> Run {
 }
 
 /// The agent drains what is in its queue, and what comes in meanwhile.
-fn drain(dir: &Path, backlog: u64) -> Run {
-    let began = Instant::now();
-    let mut agent = Agent::start(dir);
-    let start_seconds = began.elapsed().as_secs_f64();
+fn drain(dir: &Path, backlog: u64) -> (Agent, Run) {
+    let started = Instant::now();
+    let agent = Agent::start(dir);
+    let start_seconds = started.elapsed().as_secs_f64();
     // The store opens behind the first answer; until then no backlog is shown.
-    while agent.waiting() < backlog / 2 {
-        std::thread::sleep(Duration::from_millis(10));
+    while agent.waiting() < backlog / 2 || agent.delivered() == 0 {
+        assert!(started.elapsed() < DRAIN_MAX, "nothing is delivered");
+        std::thread::sleep(Duration::from_millis(5));
     }
+    let (began, delivered_before, cpu_before) = (Instant::now(), agent.delivered(), agent.cpu_seconds());
     let mut said = Instant::now();
     loop {
-        let (waiting, delivered) = (agent.waiting(), agent.delivered());
-        if waiting < 5_000 {
+        let waiting = agent.waiting();
+        if waiting < WAITING_MAX {
             break;
         }
         assert!(began.elapsed() < DRAIN_MAX, "{waiting} records still wait");
         if said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            println!("  {waiting} records wait, {:.0} a second", delivered as f64 / began.elapsed().as_secs_f64());
+            let rate = (agent.delivered() - delivered_before) as f64 / began.elapsed().as_secs_f64();
+            println!("  {waiting} records wait, {rate:.0} a second");
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(ASK_EVERY);
     }
-    let (seconds, records, cpu_seconds) = (began.elapsed().as_secs_f64(), agent.delivered(), agent.cpu_seconds());
-    let resident_kib_max = agent.resident_kib_max();
-    agent.stop();
-    Run { seconds, cpu_seconds, records, resident_kib_max, start_seconds }
+    let run = Run {
+        seconds: began.elapsed().as_secs_f64(),
+        cpu_seconds: agent.cpu_seconds() - cpu_before,
+        records: agent.delivered() - delivered_before,
+        resident_kib_max: agent.resident_kib_max(),
+        start_seconds,
+    };
+    (agent, run)
+}
+
+/// The broker goes and comes back. Gives the time from its first answer to the agent's next delivered record.
+fn outage(kafka: &Kafka, agent: &Agent) -> Duration {
+    kafka.call("stop", &[]);
+    std::thread::sleep(AWAY);
+    let before = agent.delivered();
+    kafka.call("up", &["0"]);
+    let back = Instant::now();
+    while agent.delivered() == before {
+        assert!(back.elapsed() < Duration::from_secs(120), "nothing is delivered after the outage");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    back.elapsed()
 }
 
 /// The built agent at work.
@@ -284,8 +343,10 @@ fn configure(dir: &Path, bootstrap: &str, exactly_once: bool) -> Config {
          [[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = 50\nevery = \"50ms\"\n\
          [queue]\nsize = \"8 GiB\"\n[[stream]]\nname = \"telemetry\"\n\
          [kafka]\nbrokers = [\"{bootstrap}\"]\nin-flight-bytes = \"4 MiB\"\ndelivery = \"{delivery}\"\n\
+         [kafka.properties]\n\"reconnect.backoff.max.ms\" = \"{}\"\n\
          [status]\nlisten = \"127.0.0.1:0\"\n",
-        dir.join("state").display()
+        dir.join("state").display(),
+        RECONNECT_MAX.as_millis()
     );
     let file = dir.join("forebay.toml");
     std::fs::write(&file, text).unwrap();
@@ -300,18 +361,28 @@ struct Kafka {
 
 impl Kafka {
     fn start(dir: &Path) -> Self {
-        let dir = dir.join("kafka");
-        let script = |arguments: &[&str]| {
-            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/environment/kafka"));
-            command.arg(arguments[0]).arg(&dir).args(&arguments[1..]).stderr(Stdio::inherit());
-            let done = command.env("FOREBAY_TEST_PID", std::process::id().to_string()).output().unwrap();
-            assert!(done.status.success(), "kafka did not start");
-            String::from_utf8(done.stdout).unwrap().trim().to_owned()
-        };
-        let bootstrap = script(&["up", "0"]);
-        script(&["topic", "telemetry", "1"]);
-        script(&["topic", "bare", "1"]);
-        Self { dir, bootstrap }
+        let mut kafka = Self { dir: dir.join("kafka"), bootstrap: String::new() };
+        kafka.bootstrap = kafka.call("up", &["0"]);
+        for topic in ["telemetry", "bare-before", "bare-after"] {
+            kafka.call("topic", &[topic, "1"]);
+        }
+        kafka
+    }
+
+    /// Runs the nodes' script: a word, this node's directory, the rest. Gives what it printed.
+    fn call(&self, word: &str, rest: &[&str]) -> String {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/environment/kafka"));
+        command.arg(word).arg(&self.dir).args(rest).stderr(Stdio::inherit());
+        let done = command.env("FOREBAY_TEST_PID", std::process::id().to_string()).output().unwrap();
+        assert!(done.status.success(), "kafka: {word} {rest:?} failed");
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Bytes of the batches in the topic, as they came over the wire.
+    fn log_bytes(&self, topic: &str) -> u64 {
+        let files = std::fs::read_dir(self.dir.join(format!("data/{topic}-0"))).unwrap().map(Result::unwrap);
+        let logs = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "log"));
+        logs.map(|file| file.metadata().unwrap().len()).sum()
     }
 }
 

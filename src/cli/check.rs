@@ -23,7 +23,8 @@ Exit codes:
 --online connects as the agent does, beside an agent that may be running, and writes nothing: it asks each topic to take
 a record in a way that Kafka must refuse, once it has judged the right to write. It needs up to a minute where no broker
 answers. What it needs the right for is in docs/kafka-acls.md. Kafka does not tell its time, so this machine's clock is
-judged by the kernel's word and by the certificates' dates.";
+judged by the kernel's word, by the dates of certificates, the brokers' among them, and by whether the topics have records
+that lie ahead of it.";
 
 /// Arguments of `forebay check`.
 #[derive(Debug, Args)]

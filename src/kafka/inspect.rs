@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{ClientError, client_config};
 use super::quiet::Quiet;
@@ -34,6 +35,8 @@ pub struct Inspection {
     pub connection: Result<(), Vec<String>>,
     /// Failures of single brokers although another one answered.
     pub trouble: Vec<String>,
+    /// The cluster's brokers as it tells them to its clients, `host:port`.
+    pub brokers: Vec<String>,
     /// The topics asked for, in their order; empty where there is no connection.
     pub topics: Vec<TopicFacts>,
 }
@@ -49,6 +52,8 @@ pub struct TopicFacts {
     pub settings: Result<TopicSettings, String>,
     /// Whether it would take our records.
     pub write: WriteAnswer,
+    /// Whether it has a record of a time after the one that was asked for, or why that is not known, in words.
+    pub has_later: Result<bool, String>,
 }
 
 /// A topic's partitions, the worst of each.
@@ -108,11 +113,12 @@ pub enum WriteAnswer {
     Unknown(String),
 }
 
-/// Looks at the cluster and these topics. Takes up to a minute where nobody answers.
+/// Looks at the cluster and these topics, and whether they have records of a time after `later_ms` (milliseconds since
+/// 1970 UTC). Takes up to a minute where nobody answers.
 ///
 /// # Errors
 /// A property is not possible, or a certificate or key cannot be loaded.
-pub fn inspect(kafka: &Kafka, topics: &[String]) -> Result<Inspection, ClientError> {
+pub fn inspect(kafka: &Kafka, topics: &[String], later_ms: i64) -> Result<Inspection, ClientError> {
     let mut properties = connection_properties(kafka);
     properties.extend(connection_overrides(kafka));
     let reading = with(&properties, &[("group.id", "forebay-check"), ("enable.auto.commit", "false")]);
@@ -121,8 +127,9 @@ pub fn inspect(kafka: &Kafka, topics: &[String]) -> Result<Inspection, ClientErr
         .map_err(|error| ClientError::Creation(error.to_string()))?;
     let connection = connect(&client, topics.first().map_or("", String::as_str));
     if connection.is_err() {
-        return Ok(Inspection { connection, trouble: Vec::new(), topics: Vec::new() });
+        return Ok(Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new() });
     }
+    let brokers = brokers(&client, topics.first().map_or("", String::as_str));
     let partitions: Vec<_> = topics.iter().map(|topic| partitions(&client, topic)).collect();
     let settings = settings(kafka, &properties, topics)?;
     let listed = topics.iter().zip(&partitions).filter(|(_, found)| found.is_ok()).map(|(topic, _)| topic.as_str());
@@ -134,9 +141,13 @@ pub fn inspect(kafka: &Kafka, topics: &[String]) -> Result<Inspection, ClientErr
     let facts = topics.iter().zip(partitions).zip(settings).map(|((topic, partitions), settings)| {
         let answer = writes.iter().find(|(asked, _)| asked == topic).map(|(_, answer)| answer.clone());
         let write = answer.unwrap_or_else(|| WriteAnswer::Unknown("it was not asked".to_owned()));
-        TopicFacts { topic: topic.clone(), partitions, settings, write }
+        let has_later = match &partitions {
+            Ok(partitions) => has_later(&client, topic, partitions.count, later_ms),
+            Err(_) => Err("the topic is not listed".to_owned()),
+        };
+        TopicFacts { topic: topic.clone(), partitions, settings, write, has_later }
     });
-    Ok(Inspection { connection, trouble, topics: facts.collect() })
+    Ok(Inspection { connection, trouble, brokers, topics: facts.collect() })
 }
 
 fn with(properties: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -168,6 +179,25 @@ fn connect(client: &BaseConsumer<Quiet>, topic: &str) -> Result<(), Vec<String>>
             return Err(said);
         }
     }
+}
+
+fn brokers(client: &BaseConsumer<Quiet>, topic: &str) -> Vec<String> {
+    let Ok(metadata) = client.fetch_metadata(Some(topic), ANSWER_MAX) else { return Vec::new() };
+    metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port())).collect()
+}
+
+/// Whether any partition has a record of this time or a later one. It takes no more than the right to Describe.
+fn has_later(client: &BaseConsumer<Quiet>, topic: &str, partitions: usize, later_ms: i64) -> Result<bool, String> {
+    let mut asked = TopicPartitionList::new();
+    for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
+        let added = asked.add_partition_offset(topic, partition, Offset::Offset(later_ms));
+        added.map_err(|error| error.to_string())?;
+    }
+    let answer = client.offsets_for_times(asked, ANSWER_MAX).map_err(|error| error.to_string())?;
+    for element in answer.elements() {
+        element.error().map_err(|error| error.to_string())?;
+    }
+    Ok(answer.elements().iter().any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
 fn partitions(client: &BaseConsumer<Quiet>, topic: &str) -> Result<PartitionFacts, Unlisted> {

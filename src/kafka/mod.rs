@@ -3,6 +3,7 @@
 //! No rdkafka type leaves this module, so that the client library can be changed without touching the drain.
 
 pub mod account;
+mod broker_certificate;
 mod certificates;
 mod client;
 mod consumer;
@@ -16,6 +17,7 @@ mod token;
 mod traffic;
 mod transaction;
 
+pub use broker_certificate::{BrokerCertificate, Judgement, Shown, look_at_brokers};
 pub use certificates::{Certificate, read_certificates};
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};

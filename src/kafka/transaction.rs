@@ -209,7 +209,8 @@ impl CursorReader {
     pub fn read(&self, topic: &str, wait: Duration) -> Result<Option<Committed>, Failure> {
         let failed = |error: KafkaError| {
             let failure = Failure::from_error(&error);
-            Failure { text: format!("cursor of group {}: {}", self.group, failure.text), ..failure }
+            let help = if failure.class == super::Class::Held { " (docs/kafka-acls.md)" } else { "" };
+            Failure { text: format!("cursor of group {}: {}{help}", self.group, failure.text), ..failure }
         };
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, PARTITION);

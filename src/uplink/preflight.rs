@@ -1,17 +1,21 @@
 //! Judges what was found on a cluster against the configuration: what would stop records, lose them, or cannot be said.
 //! Pure; [`crate::kafka::inspect`] finds it.
 
+mod certificates;
 mod dead_letters;
 
 use std::time::Duration;
 
 use crate::config::{Kafka, Stream};
 use crate::kafka::{
-    Certificate, Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, batch_bytes_max,
+    Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, batch_bytes_max,
 };
 
-/// A certificate that ends within this is worth a warning.
-const EXPIRES_SOON_S: i64 = 30 * 86_400;
+pub use super::timestamp::BUILD_FLOOR_MS;
+pub use certificates::{clock_before, clock_unknown, judge_broker, judge_certificate, unreadable};
+
+/// Records of a time so far after now say that a clock is wrong.
+pub const LATER: Duration = Duration::from_secs(300);
 /// A topic that keeps records for less than this is worth a warning where the stream has no age of its own.
 const RETENTION_SHORT_MS: i64 = 86_400_000;
 
@@ -144,6 +148,7 @@ fn of_topic(kafka: &Kafka, streams: &[&Stream], facts: &TopicFacts) -> Vec<Findi
         )),
         WriteAnswer::Unknown(why) => findings.push(Finding::new(Unknown, "right to Write", why.as_str())),
     }
+    findings.extend(of_clock(facts));
     let needed = facts.settings.as_ref().ok().and_then(|settings| settings.in_sync_needed);
     findings.extend(of_replicas(partitions, needed));
     match &facts.settings {
@@ -239,37 +244,28 @@ fn of_settings(kafka: &Kafka, streams: &[&Stream], settings: &TopicSettings) -> 
     findings
 }
 
-/// What a certificate's dates mean at this time; `role` names it. The clock and the dates are judged together: either
-/// may be wrong.
-pub fn judge_certificate(role: &str, certificate: &Certificate, now_s: i64) -> Option<Finding> {
-    let subject = &certificate.subject;
-    let date =
-        |seconds: i64| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.to_string());
-    let (severity, text) = if certificate.not_after_s <= now_s {
-        let until = date(certificate.not_after_s);
-        (Severity::Problem, format!("{subject} expired at {until}; this machine's clock says {}", date(now_s)))
-    } else if now_s < certificate.not_before_s {
-        let from = date(certificate.not_before_s);
-        (Severity::Problem, format!("{subject} is valid from {from} on; this machine's clock says {}", date(now_s)))
-    } else if certificate.not_after_s - now_s < EXPIRES_SOON_S {
-        let days = (certificate.not_after_s - now_s) / 86_400;
-        (Severity::Warning, format!("{subject} expires in {days} days, at {}", date(certificate.not_after_s)))
-    } else {
-        return None;
-    };
-    Some(Finding::new(severity, role, text))
-}
-
-/// A file of `kafka.tls` that cannot be read.
-pub fn unreadable(role: &str, why: &str) -> Finding {
-    Finding::new(Severity::Problem, role, why)
-}
-
-/// What it means that the kernel does not trust its clock.
-pub fn clock_unknown() -> Finding {
-    let text = "it is not known to be set (no time source since boot): certificates are judged by it, and records are sent \
-                with the time estimated";
-    Finding::new(Severity::Warning, "clock", text)
+/// Whether the topic's newest record tells that our clock is behind. That it is ahead no record can tell.
+fn of_clock(facts: &TopicFacts) -> Option<Finding> {
+    let ahead = LATER.as_secs() / 60;
+    let arrival = facts.settings.as_ref().is_ok_and(|of| of.timestamp_type.as_deref() == Some("LogAppendTime"));
+    match &facts.has_later {
+        Ok(false) => None,
+        Ok(true) if arrival => {
+            let text = format!(
+                "the broker has stamped a record more than {ahead} minutes after what this machine takes for now: this \
+                 machine's clock, or the broker's, is wrong"
+            );
+            Some(Finding::new(Severity::Problem, "clock", text))
+        }
+        Ok(true) => {
+            let text = format!(
+                "a record of the topic has a time more than {ahead} minutes after what this machine takes for now: this \
+                 machine's clock is behind, or that of another sender is ahead"
+            );
+            Some(Finding::new(Severity::Warning, "clock", text))
+        }
+        Err(why) => Some(Finding::new(Severity::Unknown, "clock against the topic's newest record", why.as_str())),
+    }
 }
 
 fn as_ms(length: Duration) -> i64 {

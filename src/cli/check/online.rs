@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::cli::EXIT_FAILURE;
 use crate::clock::{Clock, boot_ns, wall_us};
 use crate::config::{Config, Kafka, Stream, Tls};
-use crate::kafka::{Certificate, inspect, read_certificates};
+use crate::kafka::{Certificate, inspect, look_at_brokers, read_certificates};
 use crate::reading::Trust;
-use crate::uplink::preflight::{self, Finding, Severity};
+use crate::uplink::preflight::{self, BUILD_FLOOR_MS, Finding, Severity};
 
 /// Looks and prints; 1 where a problem was found.
 pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -31,26 +31,39 @@ pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+    let (mut findings, now_s) = (Vec::new(), wall_us() / 1_000_000);
     if Clock::new().stamp(boot_ns(), None).trust == Trust::Unknown {
         findings.push(preflight::clock_unknown());
     }
-    findings.extend(kafka.tls.iter().flat_map(of_files));
+    findings.extend(preflight::clock_before(now_s, BUILD_FLOOR_MS / 1_000));
+    findings.extend(kafka.tls.iter().flat_map(|tls| of_files(tls, now_s)));
     let mut topics: Vec<String> = streams.iter().map(|stream| stream.topic.clone()).collect();
     topics.extend(kafka.output.dead_letter_topic.clone());
     topics.sort();
     topics.dedup();
-    let seen = inspect(kafka, &topics)?;
+    let seen = inspect(kafka, &topics, now_s.saturating_mul(1_000).saturating_add(later_ms()))?;
+    findings.extend(kafka.tls.iter().flat_map(|tls| of_brokers(kafka, tls, &seen.brokers, now_s)));
     findings.extend(preflight::judge(kafka, streams, &seen));
     Ok(findings)
 }
 
+fn later_ms() -> i64 {
+    i64::try_from(preflight::LATER.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The certificates of the brokers that are configured and of those that they name.
+fn of_brokers(kafka: &Kafka, tls: &Tls, named: &[String], now_s: i64) -> Vec<Finding> {
+    let mut brokers = kafka.brokers.clone();
+    brokers.extend(named.iter().filter(|broker| !kafka.brokers.contains(broker)).cloned());
+    let looked = look_at_brokers(tls, &brokers, now_s);
+    looked.iter().flat_map(|found| preflight::judge_broker(kafka, found, now_s)).collect()
+}
+
 /// The dates of our certificate, and of the trust anchor that lasts longest.
-fn of_files(tls: &Tls) -> Vec<Finding> {
+fn of_files(tls: &Tls, now_s: i64) -> Vec<Finding> {
     let until = |certificate: &Certificate| certificate.not_after_s;
     let ours = |found: Vec<Certificate>| found.into_iter().min_by_key(until);
     let anchor = |found: Vec<Certificate>| found.into_iter().max_by_key(until);
-    let now_s = wall_us() / 1_000_000;
     let of_file = |role: &str, file: &Path, pick: &dyn Fn(Vec<Certificate>) -> Option<Certificate>| {
         let role = format!("{role} {}", file.display());
         match read_certificates(file) {

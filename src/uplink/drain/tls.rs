@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn certificate(not_after_s: i64) -> Certificate {
-        Certificate { subject: "CN=gateway-1".into(), not_before_s: 0, not_after_s }
+        Certificate { subject: "CN=gateway-1".into(), issuer: "CN=ca".into(), not_before_s: 0, not_after_s }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What each fact means, one at a time, against a cluster on which nothing is wrong.
 
 use super::*;
+use crate::kafka::{BrokerCertificate, Certificate, Judgement, Shown};
 use crate::config::{Durability, KafkaCompression, Retention};
 
 fn kafka() -> Kafka {
@@ -48,8 +49,9 @@ fn good() -> Inspection {
         partitions: Ok(PartitionFacts { count: 3, leaderless: 0, replicas_min: 3, in_sync_min: 3 }),
         settings: Ok(settings),
         write: WriteAnswer::Allowed,
+        has_later: Ok(false),
     };
-    Inspection { connection: Ok(()), trouble: Vec::new(), topics: vec![facts] }
+    Inspection { connection: Ok(()), trouble: Vec::new(), brokers: Vec::new(), topics: vec![facts] }
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -175,14 +177,76 @@ fn a_dead_letter_topic_is_judged_by_what_would_go_into_the_file() {
 #[test]
 fn no_connection_is_a_problem_with_every_reason() {
     let connection = Err(vec!["refused".to_owned(), "wrong password".to_owned()]);
-    let seen = Inspection { connection, trouble: Vec::new(), topics: Vec::new() };
+    let seen = Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new() };
     let lines: Vec<String> = judge(&kafka(), &[stream(None)], &seen).iter().map(Finding::to_string).collect();
     assert_eq!(lines, ["problem: connection: refused", "problem: connection: wrong password"]);
 }
 
+fn certificate() -> Certificate {
+    let (subject, issuer) = ("CN=a".into(), "CN=b".into());
+    Certificate { subject, issuer, not_before_s: 1_000, not_after_s: 100 * 86_400 }
+}
+
+#[test]
+fn a_record_that_lies_ahead_tells_that_a_clock_is_wrong() {
+    let later = |facts: &mut TopicFacts| facts.has_later = Ok(true);
+    assert_eq!(found(None, later), ["Warning clock"], "any sender may be ahead");
+    let by_broker = |facts: &mut TopicFacts| {
+        later(facts);
+        facts.settings.as_mut().unwrap().timestamp_type = Some("LogAppendTime".into());
+    };
+    assert_eq!(found(None, by_broker), ["Problem clock", "Warning message.timestamp.type"]);
+    let not_said = |facts: &mut TopicFacts| facts.has_later = Err("no answer".into());
+    assert_eq!(found(None, not_said), ["Unknown clock against the topic's newest record"]);
+}
+
+#[test]
+fn a_clock_that_was_never_set() {
+    assert_eq!(clock_before(1_000, 1_000), None);
+    let line = clock_before(0, 86_400).unwrap().to_string();
+    let start = "problem: clock is 1970-01-01T00:00:00Z, needed at least 1970-01-02T00:00:00Z: ";
+    assert!(line.starts_with(start), "{line}");
+}
+
+#[test]
+fn what_a_broker_shows() {
+    let good = Shown {
+        chain: vec![certificate(), Certificate { issuer: "CN=root".into(), ..certificate() }],
+        names: vec!["k".into(), "10.0.0.1".into()],
+        trust: Judgement::Good,
+        name: Judgement::Good,
+    };
+    let lines = |kafka: &Kafka, now_s: i64, shown: Result<Shown, String>| -> Vec<String> {
+        let found = BrokerCertificate { broker: "kafka-1:9093".into(), shown };
+        let lines = judge_broker(kafka, &found, now_s).into_iter().map(|finding| finding.to_string());
+        lines.map(|line| line.replace("certificate of kafka-1:9093: ", "")).collect()
+    };
+    let at = |now_s, shown: &Shown| lines(&kafka(), now_s, Ok(shown.clone()));
+    assert_eq!(at(2_000, &good), [""; 0]);
+    assert_eq!(at(99 * 86_400, &good), ["warning: CN=a expires in 1 days, at 1970-04-11T00:00:00Z"]);
+    let expired = "problem: CN=a expired at 1970-04-11T00:00:00Z; this machine's clock says 1970-04-12T00:00:00Z";
+    assert_eq!(at(101 * 86_400, &good), [expired]);
+    let early = "problem: CN=a is valid from 1970-01-01T00:16:40Z on; this machine's clock says 1970-01-01T00:00:00Z";
+    assert_eq!(at(0, &good), [early]);
+
+    let stranger = Shown { trust: Judgement::Bad, name: Judgement::Bad, ..good.clone() };
+    let of_trust = "problem: it is signed by CN=root, which is not among what kafka.tls.ca trusts";
+    let of_name = "problem: it is for k, 10.0.0.1, and the client connects to kafka-1:9093";
+    assert_eq!(at(2_000, &stranger), [of_trust, of_name]);
+    let with = |name: &str, value: &str| Kafka { properties: [(name.to_owned(), value.to_owned())].into(), ..kafka() };
+    let any_name = with("ssl.endpoint.identification.algorithm", "none");
+    assert_eq!(lines(&any_name, 2_000, Ok(stranger.clone())), [of_trust]);
+    let anybody = lines(&with("enable.ssl.certificate.verification", "false"), 2_000, Ok(stranger));
+    assert!(anybody.len() == 1 && anybody[0].starts_with("warning: "), "{anybody:?}");
+
+    let odd = Shown { trust: Judgement::Unknown("odd".into()), ..good };
+    assert!(at(2_000, &odd)[0].starts_with("unknown: this check cannot judge it (odd)"));
+    assert_eq!(lines(&kafka(), 0, Err("no answer".into())), ["unknown: it was not seen: no answer"]);
+}
+
 #[test]
 fn a_certificates_dates_and_the_clock() {
-    let certificate = Certificate { subject: "CN=a".into(), not_before_s: 1_000, not_after_s: 100 * 86_400 };
+    let certificate = certificate();
     let severity = |now_s| judge_certificate("kafka.tls.cert", &certificate, now_s).map(|finding| finding.severity);
     assert_eq!(severity(999), Some(Severity::Problem), "the clock was never set");
     assert_eq!(severity(1_000), None);

@@ -1,5 +1,8 @@
 //! `forebay check --online` against topics and rights on which everything is wrong that it knows of.
 
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
 use super::logins::forebay;
@@ -20,6 +23,8 @@ topic = "nowhere"
 [[stream]]
 name = "foreign"
 topic = "foreign"
+[[stream]]
+name = "ahead"
 "#;
 /// All streams go to one topic on which nothing is wrong.
 const GOOD_STREAM: &str = "[[stream]]\nname = \"telemetry\"\ntopic = \"alarms\"\n";
@@ -57,8 +62,10 @@ pub fn says_what_would_go_wrong(stage: &mut Stage) {
     let settings = ["retention.ms=3600000", "max.message.bytes=100000", "min.insync.replicas=2"];
     stage.scene.kafka.topic(&[&["badly-set", "1"][..], &settings].concat());
     stage.scene.kafka.topic(&["foreign", "1"]);
+    stage.scene.kafka.topic(&["ahead", "2"]);
+    put_record_ahead(stage, "ahead");
     let ours = ["--add", "--allow-principal", "User:gateway-1", "--operation"];
-    stage.cluster.acls(&[&ours[..], &["Write", "--topic", "badly-set", "--topic", "nowhere"]].concat());
+    stage.cluster.acls(&[&ours[..], &["Write", "--topic", "badly-set", "--topic", "nowhere", "--topic", "ahead"]].concat());
     stage.by_certificate("gateway");
 
     // With a gateway's rights alone: what it cannot look at, it says.
@@ -66,7 +73,10 @@ pub fn says_what_would_go_wrong(stage: &mut Stage) {
     assert_eq!(code, Some(1));
     let unseen = ["unknown badly-set settings of the topic", "unknown alarms settings of the topic"];
     demand(&found, &unseen);
-    demand(&found, &["problem nowhere topic", "problem foreign right to Describe"]);
+    demand(&found, &["problem nowhere topic", "problem foreign right to Describe", "warning ahead clock"]);
+    // It is valid for 20 days.
+    let broker = format!("certificate of {}", stage.cluster.by_certificate);
+    demand(&found, &[&format!("warning - {broker}")]);
     demand_none(&found, &["right to Write", "problem alarms", "retention"]);
 
     // With the rights that it asks for.
@@ -92,7 +102,36 @@ pub fn says_what_would_go_wrong(stage: &mut Stage) {
     not_let_in(stage);
 }
 
+/// A record whose time lies ten minutes ahead, as a gateway with a wrong clock sends it.
+fn put_record_ahead(stage: &Stage, topic: &str) {
+    let mut config = rdkafka::ClientConfig::new();
+    let producer: BaseProducer = config.set("bootstrap.servers", &stage.scene.kafka.bootstrap).create().unwrap();
+    let now_ms = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    producer.send(BaseRecord::<str, str>::to(topic).payload("{}").timestamp(now_ms + 600_000)).unwrap();
+    producer.flush(Duration::from_secs(10)).unwrap();
+}
+
+/// What is wrong with the certificate that the broker shows, whether it is let in or not.
+fn brokers_certificate(stage: &mut Stage) {
+    let uplink = stage.scene.uplink.clone().unwrap();
+    let own = &stage.cluster.by_certificate;
+    let by_address = own.replace("localhost", "127.0.0.1");
+    stage.scene.uplink = Some(uplink.replace(own, &by_address));
+    let (code, found) = check(stage, GOOD_STREAM);
+    assert_eq!(code, Some(1));
+    demand(&found, &["problem - connection", &format!("problem - certificate of {by_address}")]);
+
+    std::fs::write(stage.scene.dir().join("other.pem"), stage.cluster.authorities[1].pem()).unwrap();
+    let own = stage.cluster.by_certificate.clone();
+    stage.scene.uplink = Some(uplink.replace("ca.pem", "other.pem"));
+    let (code, found) = check(stage, GOOD_STREAM);
+    assert_eq!(code, Some(1));
+    demand(&found, &["problem - connection", &format!("problem - certificate of {own}")]);
+    stage.scene.uplink = Some(uplink);
+}
+
 fn not_let_in(stage: &mut Stage) {
+    brokers_certificate(stage);
     stage.by_certificate("expired");
     let (code, found) = check(stage, GOOD_STREAM);
     assert_eq!(code, Some(1));
