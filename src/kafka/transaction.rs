@@ -140,7 +140,7 @@ impl Producer {
         Some(Trouble { remedy, failure: Failure { text: format!("{code}: {text}"), ..Failure::from_code(code) } })
     }
 
-    /// Whether the topic is there; waits at most `wait` for its metadata.
+    /// Whether the topic is there and its partitions have leaders; waits at most `wait` for its metadata.
     ///
     /// # Errors
     /// What Kafka says, or that it does not answer.
@@ -152,6 +152,9 @@ impl Producer {
             .map_err(|error| Failure { text: format!("topic {topic}: {error}"), ..Failure::from_error(&error) })?;
         match metadata.topics().first() {
             Some(found) => match found.error() {
+                None if found.partitions().iter().any(|partition| partition.leader() < 0) => {
+                    Err(Failure::retried(format!("topic {topic}: a partition has no leader")))
+                }
                 None if !found.partitions().is_empty() => Ok(()),
                 None => Err(Failure::from_code(Code::UnknownTopicOrPartition)),
                 Some(error) => Err(Failure::from_code(Code::from(error))),

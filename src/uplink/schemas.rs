@@ -34,6 +34,11 @@ impl Writer {
         self.gate.is_shut(now_ns)
     }
 
+    /// Why the stream is held by the registry, if it is.
+    pub fn held(&self) -> Option<&str> {
+        self.gate.held()
+    }
+
     /// Takes the fields of records that are next into the schema to be registered: one version for all of them. Gives
     /// whether the first one's fit; what else does not is found out when it is its turn.
     pub fn learn<'a>(&mut self, mut records: impl Iterator<Item = &'a Record>) -> bool {

@@ -130,7 +130,9 @@ impl Exactly<'_> {
                 let _ = outlet.lane.goes_on();
             }
             let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            match outlet.lane.held() {
+            // A key that is missing is found out anew.
+            outlet.key_missing_until_ns = None;
+            match outlet.lane.held().or_else(|| outlet.writer.held()) {
                 Some(reason) => health.hold(&outlet.name, reason.to_owned()),
                 None => health.release(&outlet.name),
             }
