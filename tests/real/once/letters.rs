@@ -15,8 +15,8 @@ use crate::servers::Mosquitto;
 const LETTERS: &str = "dead-letters";
 const KILLS: u32 = 4;
 /// Bytes of text that do not compress much: too large for `telemetry`, and for the dead-letter topic too.
-const LARGE: usize = 8_000;
-const LARGER: usize = 20_000;
+const LARGE: usize = 6_000;
+const LARGER: usize = 15_500;
 
 #[test]
 fn letters_once() {
@@ -40,7 +40,7 @@ fn letters(name: &'static str, delivery: &str) {
     ));
     scene.kafka.delete_topic("telemetry");
     scene.kafka.topic(&["telemetry", "3", "max.message.bytes=4000"]);
-    scene.kafka.topic(&[LETTERS, "1", "max.message.bytes=12000"]);
+    scene.kafka.topic(&[LETTERS, "1", "max.message.bytes=9000"]);
     let mosquitto = Mosquitto::start(scene.dir());
     scene.configure(&(fleet(10) + MQTT_SOURCE), Some(&mosquitto));
     let mut promises = Vec::new();
@@ -52,7 +52,9 @@ fn letters(name: &'static str, delivery: &str) {
             mosquitto.publish("sensors/pump/data", [format!("{{\"text\":\"{text}\"}}")].into_iter());
             let_run(Duration::from_millis(random.u64(0..300)));
         };
-        [LARGE, LARGER, LARGE].map(&mut large);
+        for bytes in [LARGE, LARGER, LARGE] {
+            large(bytes);
+        }
         if kill < KILLS {
             let_run(Duration::from_millis(random.u64(0..3_000)));
             promises.extend(scene.kill(agent));
