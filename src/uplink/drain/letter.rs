@@ -75,12 +75,12 @@ impl Drain<'_> {
             let stream = self.outlets[place].index;
             self.letters.mails.push(Mail { stream, letter: Letter::new(position, failure), posted: None });
         } else {
-            self.to_file(place, position, &failure.text);
+            self.put_into_file(place, position, &failure.text);
         }
     }
 
     /// Puts a record into the dead-letter file; where that fails, the stream waits with it.
-    fn to_file(&mut self, place: usize, position: Position, error: &str) {
+    fn put_into_file(&mut self, place: usize, position: Position, error: &str) {
         let outlet = &mut self.outlets[place];
         let events = match self.queue.set_aside(outlet.index, position, error) {
             Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
@@ -231,7 +231,7 @@ impl Drain<'_> {
         let kind = failure.class.as_str();
         self.metrics.uplink_dead_letter_fallbacks.get_or_create(&ByKind { kind }).inc();
         tracing::warn!(stream = outlet.name, %position, error = %failure, "dead-letter topic does not take the record");
-        self.to_file(place, position, &why);
+        self.put_into_file(place, position, &why);
     }
 
     fn letter_is_settled(&mut self, place: usize) {

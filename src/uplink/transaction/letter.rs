@@ -21,12 +21,12 @@ impl Exactly<'_> {
         if self.settings.kafka.output.dead_letter_topic.is_some() {
             self.outlets[place].letter = Some(Letter::new(position, failure));
         } else {
-            self.to_file(place, position, &failure.text);
+            self.put_into_file(place, position, &failure.text);
         }
     }
 
     /// Puts a record into the dead-letter file; where that fails, the stream waits with it.
-    fn to_file(&mut self, place: usize, position: Position, error: &str) {
+    fn put_into_file(&mut self, place: usize, position: Position, error: &str) {
         let outlet = &mut self.outlets[place];
         let events = match self.queue.set_aside(outlet.index, position, error) {
             Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
@@ -165,7 +165,7 @@ impl Exactly<'_> {
         let kind = failure.class.as_str();
         self.metrics.uplink_dead_letter_fallbacks.get_or_create(&ByKind { kind }).inc();
         tracing::warn!(stream = outlet.name, %position, error = %failure, "dead-letter topic does not take the record");
-        self.to_file(place, position, &why);
+        self.put_into_file(place, position, &why);
     }
 
     fn letter_is_settled(&mut self, place: usize) {
