@@ -108,14 +108,16 @@ fn a_backlog_of_many_messages_a_record_fills_transactions_and_breaks_none() {
     let mut bench = bench(&["telemetry"]);
     let narrow = Form { encoding: Encoding::Json, shape: Shape::Narrow };
     bench.settings.kafka.output.forms = [("telemetry".into(), narrow)].into();
-    for _ in 0..1_500 {
-        bench.push_fields(0, 20);
+    // Far more messages than the client holds, and it would be full in the middle of a record.
+    bench.settings.kafka.in_flight_bytes_max = 1 << 20;
+    for _ in 0..3_000 {
+        bench.push_fields(0, 21);
     }
     let uplink = bench.start();
     bench.drained(0);
     bench.end(uplink);
     assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
-    assert_eq!(bench.read("telemetry").len(), 30_000);
+    assert_eq!(bench.read("telemetry").len(), 63_000);
 }
 
 #[test]
