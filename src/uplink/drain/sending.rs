@@ -89,6 +89,9 @@ impl Drain<'_> {
     /// back: while it is down, a few records are enough to find that out.
     fn begin_turn(&mut self, place: usize) -> bool {
         let down = self.health().is_down();
+        if self.letters.waits(self.outlets[place].index) {
+            return false;
+        }
         let outlet = &mut self.outlets[place];
         if outlet.lane.is_partial() {
             // The rest of a record goes before anything else.
@@ -154,25 +157,25 @@ impl Drain<'_> {
         let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let count = outlet.writer.front.encoded.count();
-        let bytes = outlet.writer.front.encoded.bytes() + count * record.device.len();
-        while outlet.writer.front.handed_over < count {
-            let index = outlet.writer.front.handed_over;
+        let count = outlet.front.encoded.count();
+        let bytes = outlet.front.encoded.bytes() + count * record.device.len();
+        while outlet.front.handed_over < count {
+            let index = outlet.front.handed_over;
             let serial = outlet.lane.next_serial();
             let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-            let payload = outlet.writer.front.encoded.payload(index);
-            let headers = outlet.writer.front.encoded.headers(index);
+            let payload = outlet.front.encoded.payload(index);
+            let headers = outlet.front.encoded.headers(index);
             let key = &record.device;
             let outgoing = Outgoing { topic: &outlet.topic, key, payload, headers: &headers, timestamp_ms, token };
             if let Err(error) = client.send(outgoing) {
                 self.tokens.give_back(token);
                 return Err(error);
             }
-            outlet.writer.front.handed_over += 1;
+            outlet.front.handed_over += 1;
             outlet.lane.took(lane, record.position, bytes / count, index + 1 == count);
         }
         outlet.reader.took();
-        outlet.writer.front.forget();
+        outlet.front.forget();
         Ok(bytes)
     }
 }

@@ -6,9 +6,9 @@ use super::outlet::{Open, Sent};
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
-use crate::kafka::{Failure, Outgoing, Producer, SendError, stream_window};
+use crate::kafka::{Failure, Outgoing, Producer, SendError};
 use crate::metrics::ByKind;
-use crate::queue::{Limit, PeekError, block};
+use crate::queue::{Limit, block};
 use crate::reading::{Position, Record};
 
 /// Most records read from the queue at once.
@@ -17,16 +17,14 @@ const PEEK_RECORDS: usize = 1_000;
 const PEEK_BYTES: usize = 256 * 1024;
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
-/// How often a stream is looked at whose next block cannot be opened.
-const UNOPENED_LOOK_NS: u64 = 5_000_000_000;
 /// Tells readers that a record may stand twice.
-const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
+pub(super) const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
 
 impl Exactly<'_> {
     /// Reads ahead for the outlet. Gives whether a transaction should begin with what there is now.
     pub(super) fn gather(&mut self, place: usize) -> bool {
         let now_ns = boot_ns();
-        let window = stream_window(&self.settings.kafka, self.outlets.len());
+        let window = self.window;
         let Some(allowed) = self.allowance(place, now_ns) else { return false };
         let bytes_max = self.size.bytes(window.bytes_max).min(allowed.bytes);
         let outlet = &mut self.outlets[place];
@@ -35,7 +33,7 @@ impl Exactly<'_> {
             return false;
         }
         let mut is_full = outlet.is_full(room, bytes_max);
-        while !is_full && self.read_on(place, room, bytes_max) {
+        while !is_full && !self.is_unopened(place) && self.read_on(place, room, bytes_max) {
             is_full = self.outlets[place].is_full(room, bytes_max);
         }
         let outlet = &self.outlets[place];
@@ -52,23 +50,22 @@ impl Exactly<'_> {
     /// Reads once. Gives whether anything was added.
     fn read_on(&mut self, place: usize, room: usize, bytes_max: usize) -> bool {
         let outlet = &mut self.outlets[place];
-        if outlet.unopened_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) {
-            return false;
-        }
         let left = room.saturating_sub(outlet.ready.len());
         let bytes_left = bytes_max.saturating_sub(outlet.ready_bytes);
         let limit = Limit { records: left.min(PEEK_RECORDS), bytes: bytes_left.min(PEEK_BYTES) };
         let after = outlet.ready.back().map(|record| record.position);
         let batch = match self.queue.peek(outlet.index, after, limit) {
-            Ok(batch) => batch,
-            Err(error) => return self.cannot_read(place, &error),
+            Ok(Some(batch)) => batch,
+            Ok(None) => {
+                self.can_read(place);
+                return false;
+            }
+            Err(error) => {
+                self.cannot_read(place, &error);
+                return false;
+            }
         };
-        self.peek_failed = false;
-        if outlet.unopened_until_ns.take().is_some() {
-            let name = outlet.name.clone();
-            self.health().release(&name);
-        }
-        let Some(batch) = batch else { return false };
+        self.can_read(place);
         let outlet = &mut self.outlets[place];
         let Some(first) = outlet.ready.front().or_else(|| batch.records.first()).map(|record| record.position) else {
             return false;
@@ -93,21 +90,6 @@ impl Exactly<'_> {
             outlet.ready.push_back(record);
         }
         true
-    }
-
-    /// Says so, once. Nothing is passed over: what cannot be opened waits for its key, for a newer version, or to be purged.
-    fn cannot_read(&mut self, place: usize, error: &PeekError) -> bool {
-        let outlet = &mut self.outlets[place];
-        if matches!(error, PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. }) {
-            let again_ns = boot_ns().saturating_add(UNOPENED_LOOK_NS);
-            if outlet.unopened_until_ns.replace(again_ns).is_none() {
-                let name = outlet.name.clone();
-                self.health().hold(&name, error.to_string());
-            }
-        } else if !std::mem::replace(&mut self.peek_failed, true) {
-            tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-        }
-        false
     }
 
     /// Begins a transaction with what the outlet has ready.
@@ -154,6 +136,7 @@ impl Exactly<'_> {
         let mut open = Open {
             place,
             range: None,
+            letter: None,
             first_token,
             records: Vec::with_capacity(self.outlets[place].ready.len()),
             count: 0,
@@ -207,13 +190,20 @@ impl Exactly<'_> {
     fn send_one(&mut self, client: &Producer, place: usize, record: &Record, open: &mut Open) -> Result<(), SendError> {
         let outlet = &mut self.outlets[place];
         let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
-        if let Err(error) = outlet.encoder.encode(lineage, record, &mut self.encoded) {
-            return Err(SendError::Failed(Failure::held(error.to_string())));
+        if outlet.writer.encoder.encode(lineage, record, &mut self.encoded).is_err() {
+            // Its schema comes before the next transaction.
+            return Err(SendError::Full);
+        }
+        let count = self.encoded.count();
+        let bytes = self.encoded.bytes() + count * record.device.len();
+        let messages = open.records.len() + count;
+        if open.count > 0 && (messages > self.window.records_max || open.bytes + bytes > self.window.bytes_max) {
+            // The client would take a part of its messages only.
+            return Err(SendError::Full);
         }
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
-        let count = self.encoded.count();
         for index in 0..count {
             let mut headers = self.encoded.headers(index);
             headers.extend(doubtful.then_some(DOUBTFUL));
@@ -231,7 +221,6 @@ impl Exactly<'_> {
                 return Err(error);
             }
         }
-        let bytes = self.encoded.bytes() + count * record.device.len();
         for index in 0..count {
             let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
             open.records.push(Sent { serial, timestamp_ms });
