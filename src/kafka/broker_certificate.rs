@@ -68,10 +68,8 @@ pub fn look_at_brokers(tls: &Tls, brokers: &[String], now_s: i64) -> Vec<BrokerC
 
 fn look_at_once(tls: &Tls, brokers: &[String], now_s: i64) -> Vec<BrokerCertificate> {
     std::thread::scope(|scope| {
-        let looks: Vec<_> = brokers
-            .iter()
-            .map(|broker| (broker, scope.spawn(move || look(tls, broker, now_s))))
-            .collect();
+        let looks: Vec<_> =
+            brokers.iter().map(|broker| (broker, scope.spawn(move || look(tls, broker, now_s)))).collect();
         let looked = looks.into_iter().map(|(broker, look)| BrokerCertificate {
             broker: broker.clone(),
             shown: look.join().unwrap_or_else(|_| Err("the look at it failed".to_owned())),
@@ -101,7 +99,9 @@ fn shown_chain(tls: &Tls, broker: &str, name: ServerName<'static>) -> Result<Vec
         .with_custom_certificate_verifier(Arc::clone(&recorder) as Arc<dyn ServerCertVerifier>);
     // A broker that wants ours gets it where this library can read it, so that it need not log a refusal.
     let config = match ours(tls) {
-        Some((chain, key)) => config.clone().with_client_auth_cert(chain, key).unwrap_or_else(|_| config.with_no_client_auth()),
+        Some((chain, key)) => {
+            config.clone().with_client_auth_cert(chain, key).unwrap_or_else(|_| config.with_no_client_auth())
+        }
         None => config.with_no_client_auth(),
     };
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
@@ -138,7 +138,10 @@ fn shake_hands(connection: &mut ClientConnection, tcp: &mut TcpStream, end: Inst
         if connection.wants_write() {
             connection.write_tls(tcp)?;
         } else if connection.read_tls(tcp)? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection: does the port speak TLS?"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it closed the connection: does the port speak TLS?",
+            ));
         } else {
             connection.process_new_packets().map_err(io::Error::other)?;
         }
@@ -221,7 +224,8 @@ impl ServerCertVerifier for Recorder {
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let shown = std::iter::once(own).chain(others).take(CHAIN_MAX);
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = shown.map(|der| der.clone().into_owned()).collect();
+        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) =
+            shown.map(|der| der.clone().into_owned()).collect();
         // Nothing is sent over this connection.
         Ok(ServerCertVerified::assertion())
     }

@@ -20,7 +20,8 @@ fn data(name: &str) -> PathBuf {
 /// its port, and how the handshake ended for it.
 fn serve(certificate: &str, wants_ours: bool, version: &'static SupportedProtocolVersion) -> (u16, JoinHandle<bool>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
     let builder = if wants_ours {
         let mut anchors = RootCertStore::empty();
         anchors.add(CertificateDer::from_pem_file(data("broker-ca.pem")).unwrap()).unwrap();

@@ -63,7 +63,11 @@ pub(super) fn trust_anchors(ca: Option<&Path>) -> Result<Vec<CertificateDer<'sta
         }
         None => rustls_native_certs::load_native_certs().certs,
     };
-    if anchors.is_empty() { Err("there is no certificate to trust: write kafka.tls.ca".to_owned()) } else { Ok(anchors) }
+    if anchors.is_empty() {
+        Err("there is no certificate to trust: write kafka.tls.ca".to_owned())
+    } else {
+        Ok(anchors)
+    }
 }
 
 /// The host names and addresses that a certificate in DER is for (RFC 5280, section 4.2.1.6).

@@ -49,10 +49,14 @@ impl Trouble {
         let mut failure = Failure::from_error(error);
         let remedy = match error {
             KafkaError::Transaction(error) => {
-                failure.text = error.string();
+                let words = std::mem::replace(&mut failure.text, error.string());
                 match error.code() {
                     code if is_fencing(code) => Remedy::Fenced,
-                    code if error.is_fatal() && is_denial(code) => Remedy::Denied,
+                    code if error.is_fatal() && is_denial(code) => {
+                        // Which request met it first changes from try to try; what is missing does not.
+                        failure.text = words;
+                        Remedy::Denied
+                    }
                     _ if error.is_fatal() => Remedy::Rebuild,
                     _ if error.is_retriable() => Remedy::Again,
                     _ if error.txn_requires_abort() => Remedy::Abort,
@@ -137,7 +141,11 @@ impl Producer {
             code if is_denial(code) => Remedy::Denied,
             _ => Remedy::Rebuild,
         };
-        Some(Trouble { remedy, failure: Failure { text: format!("{code}: {text}"), ..Failure::from_code(code) } })
+        let mut failure = Failure::from_code(code);
+        if remedy != Remedy::Denied {
+            failure.text = format!("{code}: {text}");
+        }
+        Some(Trouble { remedy, failure })
     }
 
     /// Whether the topic is there and its partitions have leaders; waits at most `wait` for its metadata.

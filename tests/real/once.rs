@@ -222,7 +222,7 @@ fn two_agents_of_one_identity() {
         of_both.add_topic(&scene.kafka.bootstrap, topic);
     }
     let arrived = of_both.messages - of_original.messages;
-    // What the agent counts is an estimate for blocks of an earlier life; what Kafka holds is none.
+    // What the agent counts is an estimate for blocks of earlier runs; what Kafka holds is none.
     println!("  {kept} records waited in the copy when it was asked; {arrived} arrived, {delivered} counted");
     assert!(arrived >= kept, "the copy has lost records: {arrived} of {kept}");
 }

@@ -38,9 +38,11 @@ pub fn judge_broker(kafka: &Kafka, found: &BrokerCertificate, now_s: i64) -> Vec
         Ok(shown) => shown,
         Err(why) => return vec![Finding::new(Severity::Unknown, role, format!("it was not seen: {why}"))],
     };
-    let is_set = |name: &str, value: &str| kafka.properties.get(name).is_some_and(|set| set.eq_ignore_ascii_case(value));
+    let is_set =
+        |name: &str, value: &str| kafka.properties.get(name).is_some_and(|set| set.eq_ignore_ascii_case(value));
     if is_set("enable.ssl.certificate.verification", "false") {
-        let text = "kafka.properties.\"enable.ssl.certificate.verification\" is false: whoever answers there is believed";
+        let text =
+            "kafka.properties.\"enable.ssl.certificate.verification\" is false: whoever answers there is believed";
         return vec![Finding::new(Severity::Warning, role, text)];
     }
     let mut findings = Vec::new();

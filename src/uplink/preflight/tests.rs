@@ -1,8 +1,8 @@
 //! What each fact means, one at a time, against a cluster on which nothing is wrong.
 
 use super::*;
-use crate::kafka::{BrokerCertificate, Certificate, Judgement, Shown};
 use crate::config::{Durability, KafkaCompression, Retention};
+use crate::kafka::{BrokerCertificate, Certificate, Judgement, Shown};
 
 fn kafka() -> Kafka {
     Kafka {

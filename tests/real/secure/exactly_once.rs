@@ -29,7 +29,7 @@ fn wait_until_held(agent: &Agent, streams: &[&str], name: &str) {
     };
     let what = format!("{streams:?} to be held for {name}, now {:?}", held(agent));
     let found = wait_for(&what, NOTICED_MAX, || Some(held(agent)).filter(|found| is_so(found)));
-    let log = agent.log_text();
+    let log = agent.log_text().replace('\\', "");
     for (stream, why) in found {
         let line = log.lines().find(|line| line.contains("stream is held") && line.contains(name));
         assert!(line.is_some(), "the log does not say that {stream} is held: {why}");
@@ -71,7 +71,9 @@ fn rights() {
 
 /// From an agent in mid delivery.
 fn the_transactional_id_is_taken_away(stage: &mut Stage, agent: &Agent) {
-    wait_for("delivery", NOTICED_MAX, || agent.streams().iter().all(|stream| stream.acknowledged.is_some()).then_some(()));
+    wait_for("delivery", NOTICED_MAX, || {
+        agent.streams().iter().all(|stream| stream.acknowledged.is_some()).then_some(())
+    });
     let right =
         ["--operation", "Write", "--transactional-id", "gateway-1.", "--resource-pattern-type", "prefixed"].as_slice();
     stage.cluster.acls(&[&["--remove", "--force"][..], &GATEWAY[..], right].concat());

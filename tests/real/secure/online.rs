@@ -65,7 +65,9 @@ pub fn says_what_would_go_wrong(stage: &mut Stage) {
     stage.scene.kafka.topic(&["ahead", "2"]);
     put_record_ahead(stage, "ahead");
     let ours = ["--add", "--allow-principal", "User:gateway-1", "--operation"];
-    stage.cluster.acls(&[&ours[..], &["Write", "--topic", "badly-set", "--topic", "nowhere", "--topic", "ahead"]].concat());
+    stage
+        .cluster
+        .acls(&[&ours[..], &["Write", "--topic", "badly-set", "--topic", "nowhere", "--topic", "ahead"]].concat());
     stage.by_certificate("gateway");
 
     // With a gateway's rights alone: what it cannot look at, it says.
