@@ -9,7 +9,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use forebay::config::Compression;
-use forebay::queue::block::{SEAL_BYTES, SealContext, open, record_bytes, seal};
+use forebay::queue::block::{SealContext, SealedBlock, open, seal};
+use forebay::queue::filling::{Fill, Filling};
 use forebay::reading::{Position, Record};
 use forebay::uplink::encode::encode_json;
 
@@ -27,23 +28,21 @@ fn context(compression: Compression) -> SealContext {
     }
 }
 
-/// As many records as the queue puts into one block.
-fn block_of(mut records: Vec<Record>) -> Vec<Record> {
-    let mut bytes = 0;
-    let count = records.iter().take_while(|record| {
-        bytes += record_bytes(record);
-        bytes <= SEAL_BYTES
-    });
-    let count = count.count();
-    records.truncate(count);
-    records
+/// A block as the queue makes it where records are many: one of those in the middle of a long group, and its records.
+fn full_block(records: &[Record], compression: Compression) -> (SealedBlock, Vec<Record>) {
+    let mut filling = Filling::new(context(compression), Fill::default());
+    records.iter().for_each(|record| filling.add(record.clone()));
+    let blocks = filling.finish().0.blocks;
+    let block = blocks[blocks.len() / 2].clone();
+    let records = open(&block, &Default::default()).unwrap();
+    (block, records)
 }
 
 fn kinds() -> [(&'static str, Vec<Record>); 3] {
     [
-        ("gnss", block_of(readings::gnss(1_000))),
-        ("modbus", block_of(readings::modbus(1_000))),
-        ("particulates", block_of(readings::particulates(1_000))),
+        ("receiver", readings::gnss(20_000)),
+        ("boiler", readings::modbus(20_000)),
+        ("particulates", readings::particulates(20_000)),
     ]
 }
 
@@ -55,28 +54,37 @@ fn json_bytes(records: &[Record]) -> usize {
     out.len()
 }
 
+/// A full block of each kind under each compression.
 fn print_bytes() {
     println!(
-        "{:<14} {:>8} {:>10} {:>8} {:>10} {:>10} {:>10}",
-        "readings", "records", "json", "codec", "block", "per record", "block/json"
+        "{:<14} {:>8} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "readings", "codec", "records", "json", "block", "per record", "block/json", "block/none"
     );
-    for (kind, records) in kinds() {
-        let json = json_bytes(&records);
+    for (kind, all) in kinds() {
+        let plain = {
+            let (block, records) = full_block(&all, Compression::None);
+            block.bytes.len() as f64 / records.len() as f64
+        };
         for (name, compression) in COMPRESSIONS {
-            let block = seal(&context(compression), &records).unwrap().bytes.len();
-            let (each, ratio) = (block as f64 / records.len() as f64, block as f64 / json as f64);
-            println!("{kind:<14} {:>8} {json:>10} {name:>8} {block:>10} {each:>10.1} {ratio:>10.3}", records.len());
+            let (block, records) = full_block(&all, compression);
+            let (count, json, bytes) = (records.len(), json_bytes(&records), block.bytes.len());
+            let each = bytes as f64 / count as f64;
+            println!(
+                "{kind:<14} {name:>8} {count:>8} {json:>10} {bytes:>10} {each:>10.1} {:>10.3} {:>10.3}",
+                bytes as f64 / json as f64,
+                each / plain
+            );
         }
     }
 }
 
 fn measure(criterion: &mut Criterion) {
-    for (kind, records) in kinds() {
+    for (kind, all) in kinds() {
         let mut group = criterion.benchmark_group(format!("block/{kind}"));
-        group.throughput(Throughput::Elements(records.len() as u64));
         for (name, compression) in COMPRESSIONS {
             let context = context(compression);
-            let sealed = seal(&context, &records).unwrap();
+            let (sealed, records) = full_block(&all, compression);
+            group.throughput(Throughput::Elements(records.len() as u64));
             group.bench_function(BenchmarkId::new("seal", name), |bencher| {
                 bencher.iter(|| seal(&context, black_box(&records)).unwrap());
             });

@@ -94,7 +94,7 @@ metrics! {
     records_dropped: Family<ByStreamAndReason, Counter>, "records_dropped";
     /// Records thinned out to make room; each is marked by `skipped` and `thinned` in the next one
     records_thinned: Family<ByStream, Counter>, "records_thinned";
-    /// Records put into the dead-letter file, by reason
+    /// Records set aside, by reason (`poison_topic`: in the dead-letter topic; the others: in the dead-letter file)
     records_set_aside: Family<ByStreamAndReason, Counter>, "records_set_aside";
     /// Records found missing at recovery that nothing explains
     records_lost: Family<ByStream, Counter>, "records_lost";
@@ -108,8 +108,10 @@ metrics! {
     queue_durable_position: Family<ByStream, Gauge>, "queue_durable_position";
     /// Highest contiguously acknowledged position, packed as run << 40 | seq
     queue_acknowledged_position: Family<ByStream, Gauge>, "queue_acknowledged_position";
-    /// Parts in which what waits is delivered; more than one where the newest went first
+    /// Parts in which what waits is delivered; more than one where the newest went first or records wait for a newer agent
     queue_lanes: Family<ByStream, Gauge>, "queue_lanes";
+    /// Records in blocks of a newer version that have been met and wait for a newer agent
+    queue_newer_records: Family<ByStream, Gauge>, "queue_newer_records";
     /// Largest age a record reached in memory before it was durable or acknowledged
     queue_undurable_age_seconds_max: RealGauge, "queue_undurable_age_seconds_max";
     /// Bytes the agent wrote to the queue's files
@@ -162,6 +164,8 @@ metrics! {
     uplink_tls_renewals: Family<ByKind, Counter>, "uplink_tls_renewals";
     /// Seconds until a certificate file of kafka.tls expires by this machine's clock; negative: since it has
     tls_certificate_expiry_seconds: Family<ByFile, Gauge>, "tls_certificate_expiry_seconds";
+    /// Records that the dead-letter topic did not take and the dead-letter file got, by class of the error
+    uplink_dead_letter_fallbacks: Family<ByKind, Counter>, "uplink_dead_letter_fallbacks";
     /// Requests for a schema by result (`registered`, `refused`, `unreachable`, `unintelligible`, `too_many_fields`)
     uplink_schema_requests: Family<ByKind, Counter>, "uplink_schema_requests";
     /// Whether the local broker is connected

@@ -10,6 +10,8 @@ use crate::readings;
 use crate::telemetry::{Sealer, kinds, mixed, noise};
 
 const PAYLOAD_BYTES: u64 = 64 << 20;
+/// Blocks of each kind of reading: an epoch and a half, of half a million records.
+const TELEMETRY_BYTES: u64 = 6 << 20;
 /// The cursor becomes durable after so many bytes of blocks, as the queue has it.
 const CURSOR_BYTES: u64 = 1 << 20;
 const BACKLOG_BYTES: u64 = 32 << 20;
@@ -98,7 +100,7 @@ pub fn of_telemetry() {
             let mut plain = Sealer::new(records.clone(), Compression::None);
             let before = engine.device_bytes();
             let (mut count, mut plain_bytes, mut blocks) = (0_usize, 0, 0);
-            while blocks < 16 << 20 {
+            while blocks < TELEMETRY_BYTES {
                 let group = sealer.group_of_bytes(64 * 1024);
                 let in_group: usize = group.iter().map(|block| block.header.count as usize).sum();
                 plain_bytes += bytes_of(&plain.group(in_group));

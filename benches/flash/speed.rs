@@ -76,7 +76,7 @@ fn drain(engine: &mut Engine) -> u64 {
 
 /// Bytes and CPU of each codec on each kind of reading, in full blocks.
 pub fn compressions() {
-    const BLOCKS: usize = 400;
+    const RECORDS: usize = 200_000;
     println!(
         "{:<13} {:>6} {:>16} {:>18} {:>18}",
         "readings", "codec", "bytes a record", "seal us/record", "open us/record"
@@ -84,8 +84,7 @@ pub fn compressions() {
     for (kind, records) in kinds() {
         for (name, compression) in [("none", Compression::None), ("lz4", Compression::Lz4), ("zstd", Compression::Zstd)]
         {
-            let mut sealer = Sealer::new(records.clone(), compression);
-            let blocks: Vec<_> = (0..BLOCKS).map(|_| sealer.block(usize::MAX)).collect();
+            let blocks = Sealer::new(records.clone(), compression).group(RECORDS);
             let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
             let (opened, _, open_cpu) =
                 timed(|| blocks.iter().map(|block| open(block, &Default::default()).unwrap()).collect::<Vec<_>>());

@@ -1,7 +1,8 @@
 //! Blocks to write: of noise, which does not compress, and of what the three kinds of devices say.
 
 use forebay::config::Compression;
-use forebay::queue::block::{SEAL_BYTES, SealContext, SealedBlock, record_bytes, seal};
+use forebay::queue::block::{SealContext, SealedBlock};
+use forebay::queue::filling::{Fill, Filling};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};
 
 use crate::engine::STREAM;
@@ -41,66 +42,50 @@ pub fn noise(count: u64) -> Vec<Record> {
     (0..count).map(record).collect()
 }
 
-/// Seals record after record into blocks of the queue's size, over and over, with positions that never end.
+/// Makes groups of blocks of record after record as the queue does, over and over, with positions that never end.
 pub struct Sealer {
     records: Vec<Record>,
     next: usize,
     seq: u64,
-    prev_last: Option<Position>,
-    compression: Compression,
+    context: SealContext,
+    fill: Fill,
+    /// Records and bytes of the last group.
+    last: (usize, usize),
 }
 
 impl Sealer {
     pub fn new(records: Vec<Record>, compression: Compression) -> Self {
-        Self { records, next: 0, seq: 0, prev_last: None, compression }
+        let context = SealContext {
+            stream: STREAM.into(),
+            lineage: readings::lineage(),
+            prev_last: None,
+            cursor_at_seal: Position::ZERO,
+            compression,
+            keys: Default::default(),
+        };
+        Self { records, next: 0, seq: 0, context, fill: Fill::default(), last: (1, 1_000) }
     }
 
     /// Blocks of so many records.
     pub fn group(&mut self, records: usize) -> Vec<SealedBlock> {
-        let mut blocks = Vec::new();
-        let mut left = records;
-        while left > 0 {
-            let block = self.block(left);
-            left -= block.header.count as usize;
-            blocks.push(block);
-        }
-        blocks
-    }
-
-    /// Blocks of at least so many bytes.
-    pub fn group_of_bytes(&mut self, bytes: usize) -> Vec<SealedBlock> {
-        let (mut blocks, mut sealed) = (Vec::new(), 0);
-        while sealed < bytes {
-            let block = self.block(usize::MAX);
-            sealed += block.bytes.len();
-            blocks.push(block);
-        }
-        blocks
-    }
-
-    /// One block, as full as the queue makes them, of at most so many records.
-    pub fn block(&mut self, records_max: usize) -> SealedBlock {
-        let (mut gathered, mut bytes) = (Vec::new(), 0);
-        while gathered.len() < records_max {
-            let mut record = self.records[self.next % self.records.len()].clone();
-            bytes += record_bytes(&record);
-            if bytes > SEAL_BYTES && !gathered.is_empty() {
-                break;
-            }
-            record.position = Position::new(1, self.seq);
+        let mut filling = Filling::new(self.context.clone(), self.fill);
+        for _ in 0..records {
+            let position = Position::new(1, self.seq);
+            filling.add(Record { position, ..self.records[self.next % self.records.len()].clone() });
             (self.next, self.seq) = (self.next + 1, self.seq + 1);
-            gathered.push(record);
         }
-        let context = SealContext {
-            stream: STREAM.into(),
-            lineage: readings::lineage(),
-            prev_last: self.prev_last,
-            cursor_at_seal: Position::ZERO,
-            compression: self.compression,
-            keys: Default::default(),
-        };
-        let block = seal(&context, &gathered).unwrap();
-        self.prev_last = Some(block.header.last);
-        block
+        let (made, fill) = filling.finish();
+        assert!(made.refused.is_empty() && made.failed.is_none());
+        self.fill = fill;
+        self.context.prev_last = made.blocks.last().map(|block| block.header.last).or(self.context.prev_last);
+        self.last = (records, made.blocks.iter().map(|block| block.bytes.len()).sum());
+        made.blocks
+    }
+
+    /// Blocks of about so many bytes: of as many records as would have made them of the last group. So does the queue
+    /// know when a group is large enough.
+    pub fn group_of_bytes(&mut self, bytes: usize) -> Vec<SealedBlock> {
+        let (records, took) = self.last;
+        self.group((records * bytes / took.max(1)).max(1))
     }
 }

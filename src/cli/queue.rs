@@ -113,7 +113,7 @@ enum Command {
     Repair(repair::RepairArguments),
     /// Encrypt everything with the current key, so that old keys are needed no more
     Rekey(rekey::RekeyArguments),
-    /// Records that were set aside: list, export, and queue them again
+    /// Records in the dead-letter file: list, export, and queue them again; those in kafka.dead-letter-topic are Kafka's
     DeadLetters(dead_letters::DeadLettersArguments),
 }
 

@@ -249,9 +249,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
     let kafka = kafka_table.as_ref().map(|table| {
         let around = output::Surroundings { streams: &streams, written: &forms, tags: &tags, sources: &sources };
         let output = output::read(table, &around, secrets);
-        let kafka = Kafka { output: output?, ..kafka::read(table, gateway_id, &streams, secrets)? };
-        kafka::check_delivery(table, &kafka, &streams);
-        Some(kafka)
+        Some(Kafka { output: output?, ..kafka::read(table, gateway_id, &streams, secrets)? })
     });
     if let (Some(table), Some(queue), Some(kafka_table), Some(Some(kafka))) =
         (&queue_table, &queue, &kafka_table, &kafka)

@@ -7,9 +7,7 @@ use super::keys::{BUDGET, SASL, TLS};
 use super::names::host_port;
 use super::owned_properties::owned_property;
 use super::reader::Table;
-use super::resolved::{
-    Budget, Delivery, DrainOrder, Encoding, Kafka, KafkaCompression, Output, Stream, Tls, Transactions,
-};
+use super::resolved::{Budget, Delivery, DrainOrder, Kafka, KafkaCompression, Output, Stream, Tls, Transactions};
 use super::sasl::read_sasl;
 use super::secret::Secrets;
 use super::storage;
@@ -121,16 +119,6 @@ fn read_delivery(table: &Table<'_>) -> Option<Delivery> {
     } else {
         Delivery::AtLeastOnce
     })
-}
-
-/// Schemas are not registered by the thread that makes transactions.
-pub(super) fn check_delivery(table: &Table<'_>, kafka: &Kafka, streams: &[Stream]) {
-    let has_schema = streams.iter().any(|stream| kafka.output.form(&stream.name).encoding != Encoding::Json);
-    if has_schema && kafka.delivery != Delivery::AtLeastOnce {
-        let message =
-            "\"exactly-once\" goes with encoding = \"json\" only; avro and protobuf are not yet supported with it";
-        table.error(&table.place_of("delivery"), "delivery", message.to_owned());
-    }
 }
 
 fn read_tls(table: &Table<'_>, secrets: Secrets<'_>) -> Tls {

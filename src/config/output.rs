@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::keys::REGISTRY;
-use super::names::host_port;
+use super::names::{host_port, is_kafka_topic};
 use super::problem::Place;
 use super::reader::Table;
 use super::resolved::{
@@ -58,6 +58,7 @@ pub(super) fn read(table: &Table<'_>, around: &Surroundings<'_>, secrets: Secret
     let default_shape = shape(table);
     let registry = table.table("registry", &REGISTRY).map(|registry| read_registry(&registry, secrets));
     let cloudevents = table.boolean("cloudevents");
+    let dead_letter_topic = read_dead_letter_topic(table, around.streams);
     let default = Form { encoding: default_encoding?, shape: default_shape? };
     let chosen: Vec<Chosen<'_>> = around.streams.iter().map(|stream| choose(table, stream, default, around)).collect();
     for chosen in &chosen {
@@ -72,6 +73,7 @@ pub(super) fn read(table: &Table<'_>, around: &Surroundings<'_>, secrets: Secret
         },
         cloudevents: cloudevents?,
         untyped_sources: BTreeSet::new(),
+        dead_letter_topic,
     };
     if !output.has_schemas() {
         if table.has("registry") {
@@ -81,6 +83,17 @@ pub(super) fn read(table: &Table<'_>, around: &Surroundings<'_>, secrets: Secret
         return Some(output);
     }
     Some(Output { untyped_sources: untyped(around.sources), ..output })
+}
+
+fn read_dead_letter_topic(table: &Table<'_>, streams: &[Stream]) -> Option<String> {
+    const KEY: &str = "dead-letter-topic";
+    let topic = if table.has(KEY) { table.text(KEY)? } else { return None };
+    if !is_kafka_topic(&topic) {
+        table.refuse(KEY, "is not a Kafka topic");
+    } else if let Some(stream) = streams.iter().find(|stream| stream.topic == topic) {
+        table.refuse(KEY, &format!("is the topic of stream {:?}", stream.name));
+    }
+    Some(topic)
 }
 
 fn encoding(table: &Table<'_>) -> Option<Encoding> {

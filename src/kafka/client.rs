@@ -16,7 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
-use super::settings::{Refusal, producer_properties};
+use super::settings::{Refusal, letter_properties, producer_properties};
 use super::token::Tokens;
 use super::traffic::Traffic;
 use crate::config::{Delivery, Kafka};
@@ -226,6 +226,14 @@ impl Producer {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
         Self::from_properties(&properties, kafka)
+    }
+
+    /// A small client for dead letters, which gives a record up after half a minute.
+    ///
+    /// # Errors
+    /// As [`Producer::new`].
+    pub fn for_letters(kafka: &Kafka) -> Result<Self, ClientError> {
+        Self::from_properties(&letter_properties(kafka), kafka)
     }
 
     /// A client with these properties; `kafka` says how it logs in.

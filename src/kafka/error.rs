@@ -37,6 +37,8 @@ pub struct Failure {
     pub class: Class,
     /// The client's words.
     pub text: String,
+    /// Kafka's name for it, where it is about the record; else empty.
+    pub name: &'static str,
     /// The broker refused the record's timestamp (`message.timestamp.after.max.ms`), which says that a clock is
     /// wrong and not that the record is.
     pub timestamp_refused: bool,
@@ -45,22 +47,28 @@ pub struct Failure {
 impl Failure {
     /// Not delivered for a reason that says nothing about the record.
     pub(crate) fn retried(text: String) -> Self {
-        Self { class: Class::Retried, text, timestamp_refused: false }
+        Self { class: Class::Retried, text, name: "", timestamp_refused: false }
     }
 
     /// Somebody must mend something.
     pub(crate) fn held(text: String) -> Self {
-        Self { class: Class::Held, text, timestamp_refused: false }
+        Self { class: Class::Held, text, name: "", timestamp_refused: false }
+    }
+
+    /// No message can be made of the record.
+    pub(crate) fn unwritable(text: String) -> Self {
+        Self { class: Class::Poison, text, name: "", timestamp_refused: false }
     }
 
     pub(super) fn from_code(code: Code) -> Self {
-        Self { class: class_of(code), text: code.to_string(), timestamp_refused: code == Code::InvalidTimestamp }
+        let timestamp_refused = code == Code::InvalidTimestamp;
+        Self { class: class_of(code), text: code.to_string(), name: name_of(code), timestamp_refused }
     }
 
     pub(super) fn from_error(error: &rdkafka::error::KafkaError) -> Self {
         match error.rdkafka_error_code() {
             Some(code) => Self::from_code(code),
-            None => Self { class: Class::Held, text: error.to_string(), timestamp_refused: false },
+            None => Self::held(error.to_string()),
         }
     }
 }
@@ -68,6 +76,20 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.text)
+    }
+}
+
+/// The protocol's name of an error that is about a record.
+fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::MessageSizeTooLarge => "MESSAGE_TOO_LARGE",
+        Code::MessageBatchTooLarge => "RECORD_LIST_TOO_LARGE",
+        Code::InvalidMessageSize => "INVALID_FETCH_SIZE",
+        Code::InvalidRecord => "INVALID_RECORD",
+        Code::InvalidTimestamp => "INVALID_TIMESTAMP",
+        Code::UnsupportedForMessageFormat => "UNSUPPORTED_FOR_MESSAGE_FORMAT",
+        Code::PolicyViolation => "POLICY_VIOLATION",
+        _ => "",
     }
 }
 
@@ -122,6 +144,7 @@ mod tests {
     fn a_record_the_broker_will_never_take_is_poison() {
         for code in [Code::MessageSizeTooLarge, Code::InvalidRecord, Code::InvalidTimestamp, Code::PolicyViolation] {
             assert_eq!(class_of(code), Class::Poison, "{code:?}");
+            assert!(!Failure::from_code(code).name.is_empty(), "{code:?}");
         }
     }
 

@@ -24,7 +24,7 @@ pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
 pub use inspect::{Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, inspect};
 pub use probe::can_take_records;
-pub(crate) use settings::{CAREFUL_BYTES_MAX, batch_bytes_max, stream_window};
+pub(crate) use settings::{CAREFUL_BYTES_MAX, Window, batch_bytes_max, stream_window};
 pub use settings::{Refusal, producer_properties};
 pub use tls_files::{FirstToExpire, Renewal, TlsFiles};
 pub use traffic::Traffic;

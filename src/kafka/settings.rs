@@ -105,6 +105,21 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     properties
 }
 
+/// Every property of the producer of dead letters: single records that nobody else waits for.
+pub(super) fn letter_properties(kafka: &Kafka) -> Vec<(String, String)> {
+    let mut properties = producer_properties(kafka, 1);
+    for (name, value) in [
+        // After this the dead-letter file takes the record.
+        ("message.timeout.ms", "30000"),
+        // A topic that is missing is found out sooner than by default.
+        ("topic.metadata.propagation.max.ms", "5000"),
+        ("linger.ms", "0"),
+    ] {
+        properties.push((name.to_owned(), value.to_owned()));
+    }
+    properties
+}
+
 /// Every property of the transactional producer `id`.
 pub(super) fn transactional_properties(
     kafka: &Kafka,

@@ -148,7 +148,7 @@ impl Producer {
         Some(Trouble { remedy, failure })
     }
 
-    /// Whether the topic is there; waits at most `wait` for its metadata.
+    /// Whether the topic is there and its partitions have leaders; waits at most `wait` for its metadata.
     ///
     /// # Errors
     /// What Kafka says, or that it does not answer.
@@ -160,6 +160,9 @@ impl Producer {
             .map_err(|error| Failure { text: format!("topic {topic}: {error}"), ..Failure::from_error(&error) })?;
         match metadata.topics().first() {
             Some(found) => match found.error() {
+                None if found.partitions().iter().any(|partition| partition.leader() < 0) => {
+                    Err(Failure::retried(format!("topic {topic}: a partition has no leader")))
+                }
                 None if !found.partitions().is_empty() => Ok(()),
                 None => Err(Failure::from_code(Code::UnknownTopicOrPartition)),
                 Some(error) => Err(Failure::from_code(Code::from(error))),
@@ -205,8 +208,8 @@ impl CursorReader {
         ] {
             properties.push((name.to_owned(), value.to_owned()));
         }
-        let config = client_config(&properties).map_err(|error| held(error.to_string()))?;
-        let client = config.create_with_context(Quiet::new(kafka)).map_err(|error| held(error.to_string()))?;
+        let config = client_config(&properties).map_err(|error| Failure::held(error.to_string()))?;
+        let client = config.create_with_context(Quiet::new(kafka)).map_err(|error| Failure::held(error.to_string()))?;
         Ok(Self { client, group: group.to_owned() })
     }
 
@@ -238,7 +241,7 @@ impl CursorReader {
         while self.client.poll(Duration::ZERO).is_some() {}
         let denied =
             self.client.context().errors().into_iter().find(|(code, _)| *code == Code::GroupAuthorizationFailed);
-        denied.map(|(_, text)| held(format!("cursor of group {}: {text} (docs/kafka-acls.md)", self.group)))
+        denied.map(|(_, text)| Failure::held(format!("cursor of group {}: {text} (docs/kafka-acls.md)", self.group)))
     }
 
     /// The group, to put offsets into transactions; ends the client.
@@ -247,10 +250,6 @@ impl CursorReader {
     /// The client library cannot make it.
     pub fn into_group(self) -> Result<Group, Failure> {
         let metadata = self.client.group_metadata();
-        Ok(Group { metadata: metadata.ok_or_else(|| held(format!("group {} has no metadata", self.group)))? })
+        Ok(Group { metadata: metadata.ok_or_else(|| Failure::held(format!("group {} has no metadata", self.group)))? })
     }
-}
-
-fn held(text: String) -> Failure {
-    Failure { class: super::Class::Held, text, timestamp_refused: false }
 }

@@ -6,6 +6,8 @@
 //! frame that is whole. Every field is described in `docs/queue-format.md`.
 
 pub(crate) mod at_rest;
+mod codec;
+pub(crate) mod outline;
 mod v1;
 
 use std::sync::Arc;
@@ -32,9 +34,6 @@ pub const BLOCK_BYTES_MAX: usize = 32_000;
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Largest body before compression; checked before anything is allocated for it.
 pub const PLAIN_BYTES_MAX: usize = 128 * 1024;
-/// Uncompressed bytes (by [`record_bytes`]) at which a block should be sealed: even if nothing can be compressed it
-/// stays below [`BLOCK_BYTES_MAX`] with one more record of ordinary size.
-pub const SEAL_BYTES: usize = 24 * 1024;
 /// Segment size of the epochs' databases.
 pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
 /// Longest stream or gateway name, bytes.
@@ -45,14 +44,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 const _: () = assert!(8 * (BLOCK_BYTES_MAX + super::cipher::TAG_BYTES + 64) + 1024 < SEGMENT_BYTES / 4 - 20);
 const _: () = assert!(RECORD_BYTES_MAX + FIXED_BYTES + 2 * NAME_BYTES_MAX < BLOCK_BYTES_MAX);
 
-const CODEC_MASK: u16 = 0b11;
-const CODEC_NONE: u16 = 0;
-const CODEC_LZ4: u16 = 1;
-const CODEC_ZSTD: u16 = 2;
 /// Each record of the body says how many of its skipped ones were thinned out.
 const FLAG_THINNED: u16 = 0b100;
 const NO_POSITION: u64 = u64::MAX;
-const ZSTD_LEVEL: i32 = 3;
 
 /// The clear part of a block.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +69,8 @@ pub struct Header {
     pub boot_ns: (u64, u64),
     /// The key that its body is encrypted with; `None`: it is in clear.
     pub key: Option<KeyId>,
+    /// It is of this version, or uses what is reserved in it: only a newer agent can open it.
+    pub newer: Option<u16>,
 }
 
 /// A block: clear header and the whole frame as it goes to disk.
@@ -84,6 +80,13 @@ pub struct SealedBlock {
     pub header: Header,
     /// Header, body, CRC: all bytes.
     pub bytes: Vec<u8>,
+}
+
+impl SealedBlock {
+    /// Bytes of its records before compression, as its header says.
+    pub fn plain_bytes(&self) -> usize {
+        self.bytes.get(16..20).map_or(0, |bytes| u32_at(bytes, 0) as usize)
+    }
 }
 
 /// What a seal needs beside the records.
@@ -187,7 +190,7 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
         records.len(),
         plain.len()
     );
-    let (codec, body) = compress(context.compression, &plain)?;
+    let (codec, body) = codec::compress(context.compression, &plain)?;
     let boot_times = || records.iter().map(|record| record.stamp.boot_ns);
     let header = Header {
         stream: context.stream.clone(),
@@ -199,6 +202,7 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
         cursor_at_seal: context.cursor_at_seal,
         boot_ns: (boot_times().min().unwrap_or(0), boot_times().max().unwrap_or(0)),
         key: context.keys.current_id(),
+        newer: None,
     };
     let flags = codec | if with_thinned { FLAG_THINNED } else { 0 };
     let bytes = frame(&header, flags, plain.len(), &body, &context.keys)?;
@@ -218,10 +222,10 @@ pub fn seal(context: &SealContext, records: &[Record]) -> anyhow::Result<SealedB
 /// hand ([`super::cipher::missing_key`]: it is whole and waits for the key), or not authentic.
 pub fn open(block: &SealedBlock, keys: &Keyring) -> anyhow::Result<Vec<Record>> {
     let (header, body) = parse_parts(&block.bytes)?;
-    let plain_bytes = u32_at(&block.bytes, 16) as usize;
+    let plain_bytes = block.plain_bytes();
     let body = at_rest::open_body(&block.bytes, body, keys)?;
     let flags = u16_at(&block.bytes, 24);
-    let plain = decompress(flags & CODEC_MASK, &body, plain_bytes)?;
+    let plain = codec::decompress(flags & codec::MASK, &body, plain_bytes)?;
     v1::decode(&header, &plain, flags & FLAG_THINNED != 0)
 }
 
@@ -255,41 +259,20 @@ fn parse_parts(bytes: &[u8]) -> Result<(Header, &[u8]), FrameError> {
     if header_bytes < FIXED_BYTES {
         return Err(FrameError::Nonsense("header is shorter than its fixed part"));
     }
-    let stream_bytes = usize::from(bytes[26]);
     if uses_reserved(bytes) {
         return Err(FrameError::Newer { version, frame_bytes });
     }
-    if FIXED_BYTES + stream_bytes + usize::from(bytes[27]) != header_bytes {
+    if FIXED_BYTES + usize::from(bytes[26]) + usize::from(bytes[27]) != header_bytes {
         return Err(FrameError::Nonsense("names do not fill the header"));
     }
-    let name = |range: std::ops::Range<usize>| {
-        std::str::from_utf8(&bytes[range]).map(Name::from).map_err(|_| FrameError::Nonsense("name is not UTF-8"))
-    };
-    let stream = name(FIXED_BYTES..FIXED_BYTES + stream_bytes)?;
-    let gateway = name(FIXED_BYTES + stream_bytes..header_bytes)?;
-    let queue = uuid::Uuid::from_slice(&bytes[84..100]).map_err(|_| FrameError::Nonsense("queue id"))?;
-    let prev_last = u64_at(bytes, 52);
-    let header = Header {
-        stream,
-        lineage: Arc::new(Lineage { gateway, queue, boot_index: u32_at(bytes, 28) }),
-        first: Position::from_packed(u64_at(bytes, 36)),
-        last: Position::from_packed(u64_at(bytes, 44)),
-        count: u32_at(bytes, 32),
-        prev_last: (prev_last != NO_POSITION).then(|| Position::from_packed(prev_last)),
-        cursor_at_seal: Position::from_packed(u64_at(bytes, 60)),
-        boot_ns: (u64_at(bytes, 68), u64_at(bytes, 76)),
-        key: at_rest::key_of(bytes),
-    };
-    if header.first > header.last || header.first.run() != header.last.run() || header.count == 0 {
-        return Err(FrameError::Nonsense("positions of the header contradict each other"));
-    }
+    let header = outline::header(bytes, header_bytes, None)?;
     Ok((header, &bytes[header_bytes..frame_bytes]))
 }
 
 /// Whether a whole version 1 header uses what is reserved: a newer agent wrote it, it is not damage.
 fn uses_reserved(bytes: &[u8]) -> bool {
     let flags = u16_at(bytes, 24);
-    flags & !(CODEC_MASK | FLAG_THINNED) != 0 || flags & CODEC_MASK > CODEC_ZSTD || at_rest::has_stray_nonce(bytes)
+    flags & !(codec::MASK | FLAG_THINNED) != 0 || flags & codec::MASK > codec::ZSTD || at_rest::has_stray_nonce(bytes)
 }
 
 /// Checks magic, lengths and CRC, which are the same in every version; gives header and frame length.
@@ -355,27 +338,6 @@ fn frame(header: &Header, flags: u16, plain_bytes: usize, body: &[u8], keys: &Ke
     out.extend_from_slice(body);
     at_rest::finish(&mut out, header_bytes, keys.current())?;
     Ok(out)
-}
-
-/// Compresses, unless that makes it no smaller.
-fn compress(compression: Compression, plain: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
-    let (codec, packed) = match compression {
-        Compression::None => return Ok((CODEC_NONE, plain.to_vec())),
-        Compression::Lz4 => (CODEC_LZ4, lz4_flex::block::compress(plain)),
-        Compression::Zstd => (CODEC_ZSTD, zstd::bulk::compress(plain, ZSTD_LEVEL).context("zstd")?),
-    };
-    Ok(if packed.len() < plain.len() { (codec, packed) } else { (CODEC_NONE, plain.to_vec()) })
-}
-
-fn decompress(codec: u16, body: &[u8], plain_bytes: usize) -> anyhow::Result<Vec<u8>> {
-    let plain = match codec {
-        CODEC_NONE => body.to_vec(),
-        CODEC_LZ4 => lz4_flex::block::decompress(body, plain_bytes).context("lz4 body")?,
-        CODEC_ZSTD => zstd::bulk::decompress(body, plain_bytes).context("zstd body")?,
-        other => anyhow::bail!("codec {other} is not known"),
-    };
-    ensure!(plain.len() == plain_bytes, "body has {} bytes, header says {plain_bytes}", plain.len());
-    Ok(plain)
 }
 
 // Fields are little-endian at offsets that `check_frame` and `parse_parts` have shown to be inside the slice.

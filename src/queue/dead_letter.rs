@@ -2,6 +2,7 @@
 //!
 //! Each line is encrypted for itself where the queue is. The file lies in the state directory and so counts against the quota. The store thread alone writes it.
 
+mod elsewhere;
 pub mod letters;
 mod requeue;
 
@@ -74,7 +75,7 @@ pub(super) fn set_aside(
     error: &str,
 ) -> Result<(), SetAsideError> {
     let lane = inner.lock().streams.get(stream.0).map(|queue| queue.lanes.lane_at(position));
-    let span = lane.map_or(peek::Span::after(None), |lane| peek::Span { from: lane.next, end: lane.end });
+    let span = lane.map_or(peek::Span::after(None), |lane| peek::Span::of_lane(lane.next, lane.end));
     let Some(batch) = peek::peek(inner, stream, span, Limit { records: 1, bytes: 0 })? else { return Ok(()) };
     let Some(record) = batch.records.into_iter().next().filter(|next| next.position <= position) else {
         // Retention took it meanwhile.
@@ -107,16 +108,7 @@ pub(super) fn set_aside(
         mpsc::RecvTimeoutError::Timeout => PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() },
         mpsc::RecvTimeoutError::Disconnected => PeekError::Closed,
     })??;
-    let now_ns = inner.now_ns();
-    let mut shared = inner.lock();
-    let queue = &mut shared.streams[stream.0];
-    let bytes_before = queue.disk.bytes;
-    let retired = queue.set_aside(position, skipped);
-    let block_bytes = bytes_before - queue.disk.bytes;
-    shared.tail_bytes -= retired.tail_bytes;
-    shared.note_progress(block_bytes, now_ns);
-    drop(shared);
-    inner.store_wake.notify_one();
+    elsewhere::pass_over(inner, stream, position, skipped);
     Ok(())
 }
 

@@ -49,12 +49,15 @@ struct Epoch {
     disk_bytes: u64,
     /// Its database was compared with its raw bytes in this life of the agent.
     checked: bool,
+    /// A look at its bytes has shown blocks that only a newer agent can open: it is not thinned.
+    holds_newer: bool,
 }
 
 /// What stands where an index says that a block is.
 enum Got {
+    /// A whole block, maybe one that only a newer agent can open.
     Block(SealedBlock),
-    /// A block for a newer agent; its epoch is kept.
+    /// A frame for a newer agent that does not say what it is; its epoch is kept.
     Newer,
     Damaged,
 }

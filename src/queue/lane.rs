@@ -108,14 +108,20 @@ impl Lanes {
         true
     }
 
-    /// Everything from `from` through `through` is delivered. A lane moves only where all of it before `from` is done
-    /// already, so that an acknowledgement never reaches over what was not sent. Gives the end of the lane before the
-    /// first that moved ([`Position::ZERO`]: there is none); `None`: nothing moved.
-    pub fn ack_range(&mut self, from: Position, through: Position) -> Option<Position> {
+    /// Everything from `from` through `through` is delivered, but for the lanes that are held by their `next`. A lane
+    /// moves only where all of it before `from` is done already, so that an acknowledgement never reaches over what was
+    /// not sent. Gives the end of the lane before the first that moved ([`Position::ZERO`]: there is none); `None`:
+    /// nothing moved.
+    pub fn ack_range(
+        &mut self,
+        from: Position,
+        through: Position,
+        is_held: impl Fn(Position) -> bool,
+    ) -> Option<Position> {
         let mut floor = None;
         for lane in (0..self.lanes.len()).rev() {
             let (next, _) = self.lanes[lane];
-            if from <= next && next <= through {
+            if from <= next && next <= through && !is_held(next) {
                 floor = Some(lane.checked_sub(1).map_or(Position::ZERO, |before| self.lanes[before].1));
                 self.ack_lane(lane, through);
             }
@@ -190,10 +196,35 @@ impl Lanes {
         true
     }
 
-    /// Makes one lane of those that touch: nothing was delivered between them.
-    pub fn merge_touching(&mut self) {
+    /// What is open of `[first, end)` becomes lanes of its own, one where it has no hole. `None` where that makes more
+    /// than [`LANES_MAX`].
+    pub fn with_apart(&self, first: Position, end: Position) -> Option<Self> {
+        let mut lanes: Vec<(Position, Position)> = Vec::with_capacity(self.lanes.len() + 2);
+        for (from, until) in &self.lanes {
+            let (inner, outer) = ((*from).max(first), (*until).min(end));
+            if inner >= outer {
+                lanes.push((*from, *until));
+                continue;
+            }
+            if *from < inner {
+                lanes.push((*from, inner));
+            }
+            match lanes.last_mut() {
+                Some((before, touching)) if *touching == inner && *before >= first => *touching = outer,
+                _ => lanes.push((inner, outer)),
+            }
+            if outer < *until {
+                lanes.push((outer, *until));
+            }
+        }
+        Self::from_pairs(&lanes).ok()
+    }
+
+    /// Makes one lane of those that touch: nothing was delivered between them. Those that are held, by their `next`,
+    /// stay apart.
+    pub fn merge_touching(&mut self, is_held: impl Fn(Position) -> bool) {
         self.lanes.dedup_by(|newer, older| {
-            let touch = older.1 == newer.0;
+            let touch = older.1 == newer.0 && !is_held(older.0) && !is_held(newer.0);
             if touch {
                 older.1 = newer.1;
             }
@@ -309,6 +340,7 @@ mod tests {
         Split(u64),
         Merge,
         StoreAndLoad,
+        Apart(u64, u64),
         Common(Vec<(bool, u64)>),
     }
 
@@ -320,6 +352,7 @@ mod tests {
             (0..64_u64).prop_map(Step::Split),
             Just(Step::Merge),
             Just(Step::StoreAndLoad),
+            (0..64_u64, 0..64_u64).prop_map(|(first, end)| Step::Apart(first, end)),
             proptest::collection::vec((any::<bool>(), 0..64_u64), 0..4).prop_map(Step::Common),
         ]
     }
@@ -346,14 +379,24 @@ mod tests {
                                 open.retain(|s| at(*s) < next || at(*s) >= end || *s > through);
                             }
                         }
-                        lanes.ack_range(at(from), at(through));
+                        lanes.ack_range(at(from), at(through), |_| false);
                     }
                     Step::Remove(seq) => {
                         open.retain(|s| *s > seq);
                         lanes.remove_through(at(seq));
                     }
                     Step::Split(seq) => { lanes.split_last(at(seq)); }
-                    Step::Merge => lanes.merge_touching(),
+                    Step::Merge => lanes.merge_touching(|_| false),
+                    Step::Apart(first, end) => {
+                        let Some(apart) = lanes.with_apart(at(first), at(end)) else { continue };
+                        lanes = apart;
+                        // No lane crosses a bound, and none ends inside but where something is done.
+                        for seq in (first..end).filter(|seq| open.contains(seq)) {
+                            let lane = lanes.lane_at(at(seq));
+                            prop_assert!(at(first) <= lane.next && lane.end <= at(end), "{lanes:?}");
+                            prop_assert!(lane.end == at(end) || !open.contains(&lane.end.seq()), "{lanes:?}");
+                        }
+                    }
                     Step::Common(others) => {
                         let mut other = Lanes::from_cursor(at(0));
                         for (split, seq) in others {

@@ -25,6 +25,7 @@ mod dropped;
 mod engine;
 pub mod epoch;
 pub mod error;
+pub mod filling;
 mod flush;
 pub mod inspect;
 mod key_check;
@@ -225,17 +226,18 @@ impl Queue {
         Ok(Pushed::Queued(position))
     }
 
-    /// Records after `after` (or from the cursor on), ascending, not removed; of one lineage. `None`: there are none.
+    /// Records after `after` (or from the cursor on), ascending, not removed; of one lineage. `None`: there are none. Nothing
+    /// is read behind a block that only a newer agent can open; [`Queue::peek_lane`] does.
     ///
     /// While there are blocks on disk this may wait for the store thread, so it is not for async threads.
     ///
     /// # Errors
-    /// When the store fails or does not answer, or the queue is closed.
+    /// When the store fails or does not answer, the next block cannot be opened, or the queue is closed.
     pub fn peek(&self, stream: StreamIndex, after: Option<Position>, limit: Limit) -> Result<Option<Batch>, PeekError> {
         peek::peek(self.inner(), stream, peek::Span::after(after), limit)
     }
 
-    /// Everything from the cursor through `through` is delivered, of whatever lane. Idempotent; positions that were removed or never
+    /// Everything from the cursor through `through` is delivered, of whatever lane but those of a newer agent. Idempotent; positions that were removed or never
     /// given move nothing. No I/O.
     pub fn ack(&self, stream: StreamIndex, through: Position) {
         self.retire(stream, |queue| queue.ack_range(Position::ZERO, through));

@@ -27,10 +27,11 @@ impl Queue {
         self.inner().lock().streams.get(stream.0).map(|queue| queue.lanes.clone())
     }
 
-    /// Records from `from` on and before `end`, ascending, not removed; of one lineage. `None`: there are none.
+    /// Records from `from` on and before `end`, ascending, not removed; of one lineage. `None`: there are none. Blocks that
+    /// only a newer agent can open are read over: they become lanes of their own, which no acknowledgement reaches.
     ///
     /// # Errors
-    /// As [`Queue::peek`].
+    /// As [`Queue::peek`]; [`PeekError::NewerVersion`] where there are too many lanes for that.
     pub fn peek_lane(
         &self,
         stream: StreamIndex,
@@ -38,7 +39,7 @@ impl Queue {
         end: Position,
         limit: Limit,
     ) -> Result<Option<Batch>, PeekError> {
-        peek::peek(self.inner(), stream, Span { from, end }, limit)
+        peek::peek(self.inner(), stream, Span::of_lane(from, end), limit)
     }
 
     /// Everything of a lane through `through` is delivered; `from` is the lane's first position when its reading began.
@@ -47,8 +48,8 @@ impl Queue {
         self.retire(stream, |queue| queue.ack_range(from, through));
     }
 
-    /// The lane that `from` is in ends at `end` and holds no record any more, as [`Queue::peek_lane`] has said: it is
-    /// done. No I/O.
+    /// The lane that `from` is in ends at `end` and holds no record any more that can be read, as [`Queue::peek_lane`] has
+    /// said: it is done, but for what only a newer agent can open. No I/O.
     pub fn close_lane(&self, stream: StreamIndex, from: Position, end: Position) {
         self.retire(stream, |queue| queue.close_lane(from, end));
     }

@@ -14,7 +14,7 @@ const DOWN_MIN: Duration = Duration::from_secs(60);
 /// half as much again as the payload, against eleven times as much for 400 bytes.
 const GROUP_BYTES: u64 = 64 * 1024;
 /// Compression is not believed beyond this factor: the next records may be of another kind.
-const COMPRESSION_MAX: u64 = 16;
+const COMPRESSION_MAX: u64 = 32;
 
 /// The uplink's absence, and how far records shrink on disk.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +115,7 @@ mod tests {
         outage.note_group(50_000, 10_000);
         assert_eq!(tail_bytes(&outage), 320 << 10);
         outage.note_group(50_000, 1);
-        assert_eq!(tail_bytes(&outage), 1 << 20, "compression is believed up to a factor");
+        assert_eq!(tail_bytes(&outage), 2 << 20, "compression is believed up to a factor");
         outage.note_group(1, 50_000);
         assert_eq!(tail_bytes(&outage), 64 << 10);
         outage.note_group(0, 0);

@@ -2,24 +2,35 @@
 
 use std::sync::{Arc, mpsc};
 
-use super::block::{self, SealedBlock};
+use super::block::{self, Header, SealedBlock};
 use super::cipher::missing_key;
 use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest, Shared};
-use super::tail::Decoded;
+use super::tail::{Decoded, NotApart, StreamState};
 use super::{Batch, Limit, PeekError, STORE_WAIT_MAX, StreamIndex};
 use crate::reading::Position;
+
+/// Most bytes of decoded records, by [`block::record_bytes`], that are kept of all streams' blocks together: eight full
+/// ones. A single block of another origin may have more.
+const DECODED_BYTES_MAX: usize = 8 * super::filling::GATHER_BYTES_MAX;
 
 /// Which positions are wanted: those from `from` on and before `end`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     pub(super) from: Position,
     pub(super) end: Position,
+    /// Blocks that only a newer agent can open are read over; else nothing is read behind them.
+    pub(super) over_newer: bool,
 }
 
 impl Span {
-    /// All after this one, or all.
+    /// All after this one, or all, up to the first block that only a newer agent can open.
     pub(super) fn after(after: Option<Position>) -> Self {
-        Self { from: after.map_or(Position::ZERO, Position::next), end: Position::END }
+        Self { from: after.map_or(Position::ZERO, Position::next), end: Position::END, over_newer: false }
+    }
+
+    /// Part of a lane.
+    pub(super) fn of_lane(from: Position, end: Position) -> Self {
+        Self { from, end, over_newer: true }
     }
 }
 
@@ -33,11 +44,11 @@ enum Step {
 }
 
 pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit) -> Result<Option<Batch>, PeekError> {
-    let Span { mut from, end } = span;
+    let mut from = span.from;
     // Where the store had no more blocks although the stream has been on disk up to here.
     let mut nothing_through = None;
     loop {
-        let (at, answer) = match step(inner, stream, Span { from, end }, nothing_through, limit)? {
+        let (at, answer) = match step(inner, stream, Span { from, ..span }, nothing_through, limit)? {
             Step::Done(batch) => return Ok(batch),
             Step::Behind(position) => {
                 from = position.next();
@@ -50,8 +61,44 @@ pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit)
             nothing_through = reply.disk_last;
             continue;
         };
-        from = take(inner, stream, at, &found)?;
+        from = match found.header.newer {
+            Some(version) => read_over(inner, stream, Span { from: at, ..span }, &found.header, version)?,
+            None => take(inner, stream, at, &found)?,
+        };
     }
+}
+
+/// Leaves a block that only a newer agent can open for that one; gives where to go on.
+fn read_over(
+    inner: &Inner,
+    stream: StreamIndex,
+    span: Span,
+    header: &Header,
+    version: u16,
+) -> Result<Position, PeekError> {
+    let (first, last) = (header.first, header.last);
+    if last < span.from {
+        return Err(PeekError::Store {
+            reason: format!("block {first} to {last} was read for position {}", span.from),
+        });
+    }
+    let waits = |why| Err(PeekError::NewerVersion { version, first, last, why });
+    if !span.over_newer {
+        return waits("this delivery keeps to one order");
+    }
+    let mut shared = inner.lock();
+    let queue = &mut shared.streams[stream.0];
+    let known = queue.newer_records();
+    match queue.keep_apart(header, span.from) {
+        Ok(()) => {}
+        Err(NotApart::LanesUsedUp) => return waits("too many parts of the stream wait already"),
+        Err(NotApart::Ahead) => return waits("another agent has written to this queue"),
+    }
+    if known == 0 {
+        let name = &queue.name;
+        tracing::warn!(stream = %name, %first, version, "records of a newer version stay until a newer agent is back");
+    }
+    Ok(last.next())
 }
 
 /// Keeps a block's records for this and the next reads; gives where to go on.
@@ -63,8 +110,8 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
     match block::open(found, &inner.keys) {
         Ok(records) => {
             let lineage = Arc::clone(&found.header.lineage);
-            let decoded = Decoded { covers_from: at, last, lineage, records };
-            inner.lock().streams[stream.0].decoded = Some(Arc::new(decoded));
+            let bytes = records.iter().map(block::record_bytes).sum();
+            keep(&mut inner.lock().streams, stream.0, Decoded { covers_from: at, last, lineage, records, bytes });
             Ok(at)
         }
         Err(error) if missing_key(&error).is_some() => {
@@ -80,6 +127,20 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
     }
 }
 
+/// Keeps a block's records. Where all streams' together become too many, others are let go of and will be read again:
+/// streams are mostly read in turn, so those before this one are needed last.
+fn keep(streams: &mut [StreamState], stream: usize, decoded: Decoded) {
+    let kept_bytes = |stream: &StreamState| stream.decoded.as_ref().map_or(0, |block| block.bytes);
+    streams[stream].decoded = Some(Arc::new(decoded));
+    for before in 1..streams.len() {
+        if streams.iter().map(kept_bytes).sum::<usize>() <= DECODED_BYTES_MAX {
+            return;
+        }
+        let other = (stream + streams.len() - before) % streams.len();
+        streams[other].decoded = None;
+    }
+}
+
 /// One look under the lock.
 fn step(
     inner: &Inner,
@@ -92,7 +153,7 @@ fn step(
     let recovered = shared.recovered;
     let streams = shared.streams.len();
     let queue = shared.streams.get_mut(stream.0).ok_or(PeekError::NoSuchStream { stream: stream.0, streams })?;
-    let at = queue.lanes.first_open(span.from);
+    let at = if span.over_newer { queue.first_readable(span.from) } else { queue.lanes.first_open(span.from) };
     if at >= span.end {
         return Ok(Step::Done(None));
     }
@@ -138,4 +199,69 @@ pub(super) fn answer_of(answer: &mpsc::Receiver<ReadReply>) -> Result<ReadReply,
         mpsc::RecvTimeoutError::Timeout => PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() },
         mpsc::RecvTimeoutError::Disconnected => PeekError::Closed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Durability, Retention, Stream};
+    use crate::queue::StreamControl;
+    use crate::queue::lane::Lanes;
+    use crate::reading::Lineage;
+
+    const STREAMS: usize = 16;
+
+    fn streams() -> Vec<StreamState> {
+        let stream = Stream {
+            name: "telemetry".into(),
+            topic: "telemetry".into(),
+            priority: 0,
+            drain: None,
+            rate: Default::default(),
+            durability: Durability::Window,
+            retention: Retention::default(),
+        };
+        let control = || StreamControl {
+            stream: "telemetry".into(),
+            lanes: Lanes::from_cursor(Position::ZERO),
+            skipped: Vec::new(),
+            in_doubt: None,
+        };
+        (0..STREAMS).map(|_| StreamState::new(control(), &stream, 1)).collect()
+    }
+
+    fn decoded(bytes: usize) -> Decoded {
+        let lineage = Arc::new(Lineage { gateway: "g".into(), queue: uuid::Uuid::nil(), boot_index: 0 });
+        let (covers_from, last) = (Position::ZERO, Position::new(0, 9));
+        Decoded { covers_from, last, lineage, records: Vec::new(), bytes }
+    }
+
+    fn kept(streams: &[StreamState]) -> Vec<usize> {
+        (0..STREAMS).filter(|index| streams[*index].decoded.is_some()).collect()
+    }
+
+    #[test]
+    fn decoded_blocks_of_all_streams_together_are_bounded() {
+        let mut streams = streams();
+        for round in 0..2 {
+            for index in 0..STREAMS {
+                keep(&mut streams, index, decoded(crate::queue::filling::GATHER_BYTES_MAX));
+                let kept = kept(&streams);
+                assert!(kept.contains(&index), "round {round}: what was just read is kept");
+                assert_eq!(kept.len(), if round == 0 { 8.min(index + 1) } else { 8 });
+            }
+        }
+        keep(&mut streams, 3, decoded(2 * DECODED_BYTES_MAX));
+        assert_eq!(kept(&streams), [3], "one that alone is too much is kept alone");
+    }
+
+    #[test]
+    fn a_block_that_is_delivered_takes_no_memory() {
+        let mut streams = streams();
+        keep(&mut streams, 0, decoded(1));
+        streams[0].ack_range(Position::ZERO, Position::new(0, 8));
+        assert_eq!(kept(&streams), [0]);
+        streams[0].ack_range(Position::new(0, 9), Position::new(0, 9));
+        assert!(kept(&streams).is_empty());
+    }
 }

@@ -23,6 +23,8 @@ pub enum Found<'a> {
     Newer {
         /// Its version.
         version: u16,
+        /// Its header, as far as all versions have it in common; `None` where it does not keep to that.
+        header: Option<Header>,
         /// The frame.
         bytes: &'a [u8],
     },
@@ -126,7 +128,8 @@ fn step<'a>(offset: u64, bytes: &'a [u8], found: &mut impl FnMut(u64, Found<'a>)
             length
         }
         Err(FrameError::Newer { version, frame_bytes }) => {
-            found(offset, Found::Newer { version, bytes: &bytes[..frame_bytes] });
+            let frame = &bytes[..frame_bytes];
+            found(offset, Found::Newer { version, header: block::outline::of_newer(frame, version), bytes: frame });
             frame_bytes
         }
         Err(_) => 1,

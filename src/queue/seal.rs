@@ -1,18 +1,12 @@
-//! When to seal, what goes into a group, and how records become blocks. Pure: the store thread drives it.
+//! When to seal and what goes into a group. Pure: the store thread drives it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{self, SealContext, SealedBlock};
-use super::cipher::CipherError;
+use super::block::SealContext;
+use super::filling::{Blocks, Fill, Filling};
 use super::tail::StreamState;
 use crate::reading::{Position, Record};
-
-/// Records of a block are gathered to this many uncompressed bytes; one more that fits below [`BLOCK_FULL_BYTES`] is
-/// still taken. Small blocks waste flash on the file system's own writes, larger ones would make sled use blob files.
-const BLOCK_TARGET_BYTES: usize = block::SEAL_BYTES - 4 * 1024;
-/// A block holds more than this only when a single record does.
-const BLOCK_FULL_BYTES: usize = 28 * 1024;
 
 /// When records have to be written.
 #[derive(Debug, Clone, Copy)]
@@ -109,58 +103,13 @@ pub(super) fn cut(
     cuts
 }
 
-/// Blocks of one stream, chained by `prev_last`, and the records that would not go into any.
-#[derive(Debug, Default)]
-pub(super) struct Blocks {
-    pub(super) blocks: Vec<SealedBlock>,
-    pub(super) refused: Vec<Record>,
-    /// Why no block could be made of anything: it is not the records' fault, and they stay where they are.
-    pub(super) failed: Option<CipherError>,
-}
-
-/// Makes blocks of a cut.
-pub(super) fn blocks(cut: &Cut) -> Blocks {
-    let mut context = cut.context.clone();
-    let mut made = Blocks::default();
-    let mut gathered: Vec<Record> = Vec::new();
-    let mut bytes = 0;
+/// Makes blocks of a cut, as full as the stream's earlier ones let expect; notes how these came out.
+pub(super) fn blocks(cut: &Cut, fill: &mut Fill) -> Blocks {
+    let mut filling = Filling::new(cut.context.clone(), *fill);
     for record in &cut.records {
-        let more = block::record_bytes(record);
-        if !gathered.is_empty() && is_full(bytes, more) {
-            seal_or_split(&mut context, &gathered, &mut made);
-            gathered.clear();
-            bytes = 0;
-        }
-        bytes += more;
-        gathered.push(Record::clone(record));
+        filling.add(Record::clone(record));
     }
-    if !gathered.is_empty() {
-        seal_or_split(&mut context, &gathered, &mut made);
-    }
+    let (made, learned) = filling.finish();
+    *fill = learned;
     made
-}
-
-/// Whether a block with so many uncompressed bytes is to be sealed before it takes `more`.
-pub(super) fn is_full(bytes: usize, more: usize) -> bool {
-    bytes >= BLOCK_TARGET_BYTES || bytes + more > BLOCK_FULL_BYTES
-}
-
-/// Seals, in halves where the whole is too large for one block.
-pub(super) fn seal_or_split(context: &mut SealContext, records: &[Record], made: &mut Blocks) {
-    match block::seal(context, records) {
-        Ok(block) => {
-            context.prev_last = Some(block.header.last);
-            made.blocks.push(block);
-        }
-        Err(error) if error.is::<CipherError>() => made.failed = error.downcast().ok(),
-        Err(_) if records.len() > 1 => {
-            let (older, newer) = records.split_at(records.len() / 2);
-            seal_or_split(context, older, made);
-            seal_or_split(context, newer, made);
-        }
-        Err(error) => {
-            tracing::warn!(stream = %context.stream, error = %format!("{error:#}"), "record does not fit a block");
-            made.refused.extend_from_slice(records);
-        }
-    }
 }

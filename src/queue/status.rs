@@ -39,6 +39,7 @@ fn of_stream(stream: &StreamState, now_ns: u64) -> StreamStatus {
         oldest_age: oldest_boot_ns.map(|boot_ns| Duration::from_nanos(now_ns.saturating_sub(boot_ns))),
         durable: stream.disk.last,
         lanes: stream.lanes.pairs().len(),
+        newer_records: stream.newer_records(),
         acknowledged: (cursor > Position::ZERO).then(|| Position::from_packed(cursor.packed() - 1)),
     }
 }
@@ -52,6 +53,7 @@ fn show(metrics: &Metrics, status: &QueueStatus) {
         metrics.queue_oldest_age_seconds.get_or_create(&label).set(stream.oldest_age.unwrap_or_default().as_secs_f64());
         let packed = |position: Option<Position>| gauge(position.unwrap_or_default().packed());
         metrics.queue_durable_position.get_or_create(&label).set(packed(stream.durable));
+        metrics.queue_newer_records.get_or_create(&label).set(gauge(stream.newer_records));
         metrics.queue_lanes.get_or_create(&label).set(gauge(stream.lanes as u64));
         metrics.queue_acknowledged_position.get_or_create(&label).set(packed(stream.acknowledged));
     }

@@ -16,6 +16,7 @@ use super::PeekError;
 use super::admin::AdminRequest;
 use super::dead_letter::DeadLetter;
 use super::engine::{DeadLetterRequest, Inner, Phase, ReadReply, ReadRequest, Shared};
+use super::filling::Fill;
 use super::retention;
 use super::seal::Due;
 use super::store::{BlockStore, StoreError};
@@ -78,6 +79,8 @@ pub(super) struct Driver {
     pub(super) store: Option<Box<dyn BlockStore>>,
     backend: Backend,
     dead_letter: DeadLetter,
+    /// How full the next block of each stream is to be made.
+    fills: Vec<Fill>,
     /// The store cannot take blocks before this time, ns.
     retry_at_ns: u64,
     retry_after: Duration,
@@ -97,6 +100,7 @@ pub(super) fn run(inner: Arc<Inner>, backend: Backend, dead_letter: DeadLetter) 
         backend,
         store: None,
         dead_letter,
+        fills: vec![Fill::default(); inner.settings.streams.len()],
         retry_at_ns: 0,
         retry_after: RETRY_FIRST,
         failing: false,
@@ -290,7 +294,7 @@ impl Driver {
         let block = if self.store.is_some() {
             let block = self.with_store(|store| store.read(&stream, request.at));
             if let Ok(Some(block)) = &block {
-                self.inner.lock().streams[request.stream].fetched(block.header.last);
+                self.inner.lock().streams[request.stream].fetched(block.header.first, block.header.last);
             }
             // Only counted: an uplink that goes on asking must not keep the store from sealing or from being opened anew.
             if let Err(error) = &block {

@@ -4,6 +4,7 @@
 mod hand_out;
 mod handed;
 mod lanes;
+mod newer;
 mod thinning;
 mod transaction;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use self::handed::Handed;
+pub(super) use self::newer::NotApart;
 use super::dropped::Dropped;
 use super::lane::Lanes;
 use super::store::OldestBlocks;
@@ -64,6 +66,8 @@ pub(super) struct Decoded {
     pub(super) last: Position,
     pub(super) lineage: Arc<Lineage>,
     pub(super) records: Vec<Record>,
+    /// Bytes of the records, by [`super::block::record_bytes`].
+    pub(super) bytes: usize,
 }
 
 /// What an acknowledgement or removal took out.
@@ -102,8 +106,9 @@ pub(super) struct StreamState {
     /// What was handed to the uplink in this run.
     handed: Handed,
     doubt: transaction::Doubt,
-    /// End of the last block that was read for the uplink in this run.
-    fetched_through: Option<Position>,
+    newer: newer::Newer,
+    /// How far blocks were read for the uplink in this run.
+    fetched: handed::Highest,
     pub(super) decoded: Option<Arc<Decoded>>,
     pub(super) safe: watch::Sender<Option<Position>>,
     /// What left the tail undurable, kept before `safe` passes it.
@@ -132,7 +137,8 @@ impl StreamState {
             marks: control.skipped,
             handed: Handed::default(),
             doubt: transaction::Doubt::new(control.in_doubt),
-            fetched_through: None,
+            newer: newer::Newer::default(),
+            fetched: handed::Highest::default(),
             decoded: None,
             safe: watch::Sender::new(None),
             dropped: watch::Sender::default(),
@@ -213,6 +219,7 @@ impl StreamState {
     pub(super) fn drop_from_disk(&mut self, blocks: &OldestBlocks) {
         let (last, records) = (blocks.last, blocks.records);
         self.lanes.remove_through(last);
+        self.forget_newer(last);
         self.handed.forget_through(last);
         self.decoded = None;
         let held = self.disk.records;

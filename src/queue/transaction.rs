@@ -102,6 +102,20 @@ impl Queue {
         }
     }
 
+    /// How many records the one that is delivered next is to say were left out before it, where the lanes begin at `at`.
+    pub fn skipped_at(&self, stream: StreamIndex, at: Position) -> u64 {
+        self.inner().lock().streams.get(stream.0).map_or(0, |queue| queue.skipped_at(at))
+    }
+
+    /// What [`Queue::skipped_at`] gave when it was last known: a crash may have lost it while Kafka has the cursor beyond
+    /// the records that were left out. No I/O.
+    pub fn carry_skipped(&self, stream: StreamIndex, at: Position, records: u64) {
+        let inner = self.inner();
+        if let Some(queue) = inner.lock().streams.get_mut(stream.0) {
+            queue.carry_skipped(at, records);
+        }
+    }
+
     /// It is known what became of the open transaction, and [`Queue::ack`] or [`Queue::adopt_lanes`] has been told what
     /// is delivered. No I/O.
     pub fn end_transaction(&self, stream: StreamIndex) {

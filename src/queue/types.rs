@@ -120,8 +120,11 @@ pub struct StreamStatus {
     pub durable: Option<Position>,
     /// Highest contiguously acknowledged position.
     pub acknowledged: Option<Position>,
-    /// In how many parts what waits is delivered: more than one where the newest went first.
+    /// In how many parts what waits is delivered: more than one where the newest went first, or where records wait for a
+    /// newer agent.
     pub lanes: usize,
+    /// Of the records, those in blocks of a newer version that have been met: they wait for a newer agent.
+    pub newer_records: u64,
 }
 
 /// The queue as it stands.
@@ -163,6 +166,18 @@ pub enum PeekError {
         first: Position,
         /// Last position of the block.
         last: Position,
+    },
+    /// The next block is of a version that only a newer agent can open, and nothing may be read before it is delivered.
+    #[error("records {first} to {last} are of version {version} and wait for a newer forebay: {why}")]
+    NewerVersion {
+        /// The version.
+        version: u16,
+        /// First position of the block.
+        first: Position,
+        /// Last position of the block.
+        last: Position,
+        /// Why they cannot be read over.
+        why: &'static str,
     },
     /// The store thread did not answer.
     #[error("block store did not answer within {waited_s} s")]

@@ -93,6 +93,7 @@ fn stream_report(view: &View, stream: &StreamStatus, topic: &str) -> Value {
         "durable": place(stream.durable),
         "acknowledged": place(stream.acknowledged),
         "lanes": stream.lanes,
+        "newer_records": stream.newer_records,
         "pushed": view.metrics.records_pushed.get_or_create(&label).get(),
         "thinned": view.metrics.records_thinned.get_or_create(&label).get(),
         "delivered": view.metrics.uplink_records_delivered.get_or_create(&label).get(),

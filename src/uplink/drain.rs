@@ -3,6 +3,7 @@
 //! The thread that sends is the only one that polls.
 
 mod encoding;
+mod letter;
 mod limits;
 mod outlet;
 mod sending;
@@ -17,14 +18,14 @@ use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::{Backoff, Event};
 use super::metering::Metering;
-use super::registrar::Registrar;
+use super::schemas::Schemas;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
 use crate::kafka::{Notice, Producer, Refusal, Report};
 use crate::metrics::{ByKind, ByStream, Metrics};
 use crate::queue::Queue;
-use crate::reading::Position;
+use letter::Letters;
 use outlet::Outlet;
 use tls::TlsWatch;
 
@@ -50,7 +51,8 @@ struct Drain<'a> {
     tokens: Tokens,
     reports: Vec<Report>,
     notices: Vec<Notice>,
-    registrar: Option<Registrar>,
+    schemas: Schemas,
+    letters: Letters,
     rebuild: Option<String>,
     watchdog: Watchdog,
     metering: Metering,
@@ -73,7 +75,7 @@ pub fn run(
     let outlets = outlet::all(&settings, backoff);
     let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
-    let registrar = encoding::start_registrar(&settings, &stop);
+    let schemas = Schemas::start(&settings, &stop);
     let kafka = &settings.kafka;
     let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
     let mut drain = Drain {
@@ -86,7 +88,8 @@ pub fn run(
         tokens: Tokens::default(),
         reports: Vec::new(),
         notices: Vec::new(),
-        registrar,
+        schemas,
+        letters: Letters::default(),
         rebuild: None,
         watchdog,
         metering,
@@ -110,6 +113,9 @@ pub fn run(
             drain.metrics.uplink_client_rebuilds.inc();
             // The other kind of client is a step forward; the same kind again may meet the same error.
             let renewed = drain.renewed_ns.take().is_some();
+            if renewed {
+                drain.letters.renew();
+            }
             if drain.refusal() == refusal && !renewed {
                 drain.pause(pace.rebuild_interval);
             }
@@ -146,6 +152,7 @@ impl Drain<'_> {
             // Before the client is changed, what is in flight may arrive.
             self.look_at_tls_files();
             self.look_at_registry();
+            self.post_letters();
             let care_is_over = refusal == Refusal::Careful && self.refusal() == Refusal::Stops;
             let winds_down = care_is_over || self.renewed_ns.is_some();
             let sent = if winds_down { 0 } else { self.fill(client) };
@@ -216,7 +223,8 @@ impl Drain<'_> {
         let wakes =
             |outlet: &Outlet| outlet.lane.wakes_at_ns().into_iter().chain(self.rate_closed_until_ns(outlet, now_ns));
         let wake = self.outlets.iter().flat_map(wakes).min();
-        wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(IDLE_MAX))
+        let most = if self.letters.are_posted() { POLL_UP_MAX } else { IDLE_MAX };
+        wake.map_or(most, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(most))
     }
 
     /// Serves the client's callbacks. Gives how many reports came.
@@ -281,7 +289,7 @@ impl Drain<'_> {
                 Event::Acknowledged(through) => self.queue.ack_lane(outlet.index, through.lane, through.position),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, error) => self.set_aside(place, position, &error),
+                Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
             }
         }
@@ -289,25 +297,8 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         if outlet.lane.take_rewound() {
             outlet.reader.rewind();
-            outlet.writer.front.forget();
+            outlet.front.forget();
         }
-    }
-
-    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
-    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
-        // At the end there is no time to wait for the store: it is found again after the next start.
-        if self.stop.is_cancelled() {
-            return;
-        }
-        let outlet = &mut self.outlets[place];
-        let events = match self.queue.set_aside(outlet.index, position, error) {
-            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
-            Err(failed) => {
-                let reason = format!("poison record {position} ({error}) stays: {failed}");
-                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
-            }
-        };
-        self.follow(place, events);
     }
 
     fn connected(&mut self) {

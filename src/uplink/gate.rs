@@ -31,6 +31,11 @@ impl Gate {
         !self.asked && now_ns >= self.retry_at_ns
     }
 
+    /// Why the stream is held by the registry, if it is.
+    pub fn held(&self) -> Option<&str> {
+        self.held.as_deref()
+    }
+
     /// The registry is being asked.
     pub fn asked(&mut self) {
         self.asked = true;
@@ -85,9 +90,10 @@ mod tests {
         assert!(gate.is_shut(2_199) && gate.need(2_200));
         gate.asked();
         assert!(gate.failed("refused", 3_000, 1.0));
+        assert_eq!(gate.held(), Some("refused"));
         assert!(gate.is_shut(3_299) && gate.need(3_300), "no pause beyond the longest");
         gate.asked();
         assert!(gate.succeeded());
-        assert!(!gate.is_shut(0) && !gate.succeeded());
+        assert!(!gate.is_shut(0) && !gate.succeeded() && gate.held().is_none());
     }
 }

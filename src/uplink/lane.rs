@@ -45,7 +45,7 @@ pub enum Event {
     Released,
     /// Kafka will never take this record, the first that is not delivered, for this reason: set it aside, and say
     /// what came of it by [`Lane::was_set_aside`] or [`Lane::not_set_aside`].
-    SetAside(Position, String),
+    SetAside(Position, Failure),
     /// The client must be built anew.
     Rebuild(String),
 }
@@ -217,7 +217,7 @@ impl Lane {
         events
     }
 
-    /// The record of [`Event::SetAside`] is in the dead-letter file.
+    /// The record of [`Event::SetAside`] is in the dead-letter topic or file.
     pub fn was_set_aside(&mut self) -> Option<Event> {
         self.settled += 1;
         self.poison.push_back(self.settled);
@@ -350,7 +350,7 @@ impl Lane {
             );
             return self.hold(reason, now_ns, chance, events);
         }
-        events.push(Event::SetAside(suspect, failure.text));
+        events.push(Event::SetAside(suspect, failure));
     }
 
     fn hold(&mut self, reason: String, now_ns: u64, chance: f64, events: &mut Vec<Event>) {

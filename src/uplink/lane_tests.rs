@@ -5,7 +5,7 @@ use super::*;
 const BACKOFF: Backoff = Backoff { first_ns: 100, max_ns: 1_000 };
 
 fn failure(class: Class) -> Failure {
-    Failure { class, text: "no".into(), timestamp_refused: false }
+    Failure { class, text: "no".into(), name: "", timestamp_refused: false }
 }
 
 fn position(seq: u64) -> Position {
@@ -103,7 +103,7 @@ fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
     assert_eq!(room(&mut lane, 0), 0);
     assert_eq!(
         lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0),
-        [Event::SetAside(position(0), "no".into())]
+        [Event::SetAside(position(0), failure(Class::Poison))]
     );
 }
 
@@ -134,13 +134,13 @@ fn a_record_that_is_refused_at_once_waits_for_those_before_it() {
     let serial = lane.took(Position::ZERO, position(0), 1, true);
     assert_eq!(lane.refused(position(1), failure(Class::Poison), 0, 1.0), []);
     let events = lane.reported(serial, None, 0, 1.0);
-    assert_eq!(events, [acknowledged(0), Event::SetAside(position(1), "no".into())]);
+    assert_eq!(events, [acknowledged(0), Event::SetAside(position(1), failure(Class::Poison))]);
 }
 
 #[test]
 fn what_cannot_be_set_aside_is_held_and_tried_again() {
     let mut lane = Lane::new(BACKOFF);
-    let set_aside = [Event::SetAside(position(0), "no".into())];
+    let set_aside = [Event::SetAside(position(0), failure(Class::Poison))];
     assert_eq!(lane.refused(position(0), failure(Class::Poison), 0, 1.0), set_aside);
     assert_eq!(lane.not_set_aside("full".into(), 0, 1.0), [Event::Held("full".into())]);
     assert_eq!((room(&mut lane, 99), room(&mut lane, 100)), (0, 1));

@@ -134,6 +134,11 @@ impl Metering {
         self.spend(wire_bytes, metrics);
     }
 
+    /// A client beside the main one told its sums; `before`: those that it had told.
+    pub fn counted_beside(&mut self, before: Traffic, traffic: Traffic, metrics: &Metrics) {
+        self.spend(traffic.wire_bytes(self.tls).saturating_sub(before.wire_bytes(self.tls)), metrics);
+    }
+
     /// The client is gone: what it did not tell any more is estimated.
     pub fn client_gone(&mut self, metrics: &Metrics) {
         let wire_bytes = (self.pending_bytes as f64 * self.ratio) as u64;

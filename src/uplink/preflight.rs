@@ -2,6 +2,7 @@
 //! Pure; [`crate::kafka::inspect`] finds it.
 
 mod certificates;
+mod dead_letters;
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub struct Finding {
     pub severity: Severity,
     /// The setting, right or file that it is about, by its own name.
     pub about: String,
-    /// The streams concerned; none where it concerns all.
+    /// The streams concerned; none where it concerns all, or the dead-letter topic.
     pub streams: Vec<String>,
     /// The Kafka topic, where it is about one.
     pub topic: Option<String>,
@@ -75,8 +76,11 @@ impl std::fmt::Display for Finding {
         };
         write!(out, "{severity}: ")?;
         if let Some(topic) = &self.topic {
-            let plural = if self.streams.len() == 1 { "" } else { "s" };
-            write!(out, "stream{plural} {}, topic {topic}: ", self.streams.join(", "))?;
+            match self.streams.as_slice() {
+                [] => write!(out, "dead-letter topic {topic}: ")?,
+                [stream] => write!(out, "stream {stream}, topic {topic}: ")?,
+                streams => write!(out, "streams {}, topic {topic}: ", streams.join(", "))?,
+            }
         }
         write!(out, "{}", self.about)?;
         if let (Some(found), Some(limit)) = (&self.found, &self.limit) {
@@ -86,7 +90,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// All findings on the cluster, topic by topic.
+/// All findings on the cluster, topic by topic; a topic of no stream is the dead-letter topic.
 pub fn judge(kafka: &Kafka, streams: &[Stream], seen: &Inspection) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(failures) = &seen.connection {
@@ -97,7 +101,10 @@ pub fn judge(kafka: &Kafka, streams: &[Stream], seen: &Inspection) -> Vec<Findin
     findings.extend(trouble.map(|why| Finding::new(Severity::Warning, "connection to a broker", why.as_str())));
     for facts in &seen.topics {
         let concerned: Vec<&Stream> = streams.iter().filter(|stream| stream.topic == facts.topic).collect();
-        let mut of_topic = of_topic(kafka, &concerned, facts);
+        let mut of_topic = match concerned.as_slice() {
+            [] => dead_letters::judge(facts, seen),
+            concerned => of_topic(kafka, concerned, facts),
+        };
         for finding in &mut of_topic {
             finding.topic = Some(facts.topic.clone());
             finding.streams = concerned.iter().map(|stream| stream.name.to_string()).collect();

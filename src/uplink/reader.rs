@@ -68,8 +68,6 @@ pub struct Reader {
     current: usize,
     /// There was an outage, or this is the start: what is newest is to become a lane.
     split_wanted: bool,
-    /// The queue's lanes have changed.
-    stale: bool,
 }
 
 impl Reader {
@@ -77,7 +75,8 @@ impl Reader {
     pub fn new(stream: StreamIndex, order: DrainOrder) -> Self {
         let newest_first = order == DrainOrder::NewestFirst;
         let lanes = vec![Reading::new(Position::ZERO, Position::END)];
-        Self { stream, order, lanes, current: 0, split_wanted: newest_first, stale: newest_first }
+        let lanes = if newest_first { Vec::new() } else { lanes };
+        Self { stream, order, lanes, current: 0, split_wanted: newest_first }
     }
 
     /// Whether what is newest goes first.
@@ -103,8 +102,11 @@ impl Reader {
                 queue.merge_lanes(self.stream);
                 self.lanes.clear();
             }
-            queue.split_newest(self.stream, NEWEST)?;
-            (self.split_wanted, self.stale) = (false, true);
+            let is_split = queue.split_newest(self.stream, NEWEST)?;
+            self.split_wanted = false;
+            if is_split {
+                self.take_over_split(queue);
+            }
         }
         self.current = self.lanes.len();
         Ok(())
@@ -124,19 +126,30 @@ impl Reader {
         if self.lanes.get(self.current).is_some_and(|lane| !lane.ready.is_empty()) {
             return Ok(true);
         }
-        self.refresh(queue);
+        self.take_over_lanes(queue);
+        let mut waits = None;
         for index in (0..self.lanes.len()).rev() {
             let lane = &mut self.lanes[index];
-            if lane.read(queue, self.stream, limit)? {
-                self.current = index;
-                return Ok(true);
+            match lane.read(queue, self.stream, limit) {
+                Ok(true) => {
+                    self.current = index;
+                    return Ok(true);
+                }
+                Ok(false) => {}
+                // The other lanes go on, and make room for one more when they are done.
+                Err(error @ PeekError::NewerVersion { .. }) => {
+                    waits = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
             if lane.end != Position::END && !is_in_flight(lane.from) {
                 queue.close_lane(self.stream, lane.from, lane.end);
-                self.stale = true;
+                self.lanes.remove(index);
             }
         }
-        Ok(false)
+        self.current = self.lanes.len();
+        waits.map_or(Ok(false), Err)
     }
 
     /// The record that goes next, once [`Reader::read`] says that there is one.
@@ -165,26 +178,25 @@ impl Reader {
         if !self.is_newest_first() {
             self.lanes.push(Reading::new(Position::ZERO, Position::END));
         }
-        (self.current, self.stale) = (0, true);
+        self.current = 0;
     }
 
-    /// Takes over the queue's lanes, where they have changed.
-    fn refresh(&mut self, queue: &Queue) {
-        if !self.stale || !self.is_newest_first() {
-            return;
+    /// What the queue has split off its last lane is a lane here too; it was not read before.
+    fn take_over_split(&mut self, queue: &Queue) {
+        let last = queue.lanes(self.stream).and_then(|lanes| lanes.pairs().last().copied());
+        if let (Some((at, end)), Some(before)) = (last, self.lanes.last_mut()) {
+            before.end = at;
+            self.lanes.push(Reading::new(at, end));
         }
-        self.stale = false;
-        let mut known = std::mem::take(&mut self.lanes);
-        for (next, end) in queue.lanes(self.stream).iter().flat_map(|lanes| lanes.pairs()) {
-            let holds = |lane: &Reading| lane.from <= *next && *next < lane.end;
-            let mut lane = match known.iter().position(holds) {
-                Some(index) => known.swap_remove(index),
-                None => Reading::new(*next, *end),
-            };
-            // What is split off was not read before.
-            lane.end = *end;
-            self.lanes.push(lane);
+    }
+
+    /// Where nothing is read, the queue's lanes are read. One that blocks of a newer agent divide later is read on as
+    /// one: what was sent of it stays known.
+    fn take_over_lanes(&mut self, queue: &Queue) {
+        if self.lanes.is_empty() {
+            let lanes = queue.lanes(self.stream);
+            self.lanes
+                .extend(lanes.iter().flat_map(|lanes| lanes.pairs()).map(|(next, end)| Reading::new(*next, *end)));
         }
-        self.current = self.lanes.len();
     }
 }

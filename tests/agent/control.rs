@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use forebay::agent::Agent;
-use forebay::config::{Config, KeyBytes, QueueKeys};
+use forebay::config::{Config, Delivery, KeyBytes, QueueKeys, Transactions};
 use forebay::metrics::BySource;
 
 use super::ground::{Ground, parse, readings, start, until, until_drained};
@@ -68,12 +68,24 @@ async fn the_key_is_changed_while_the_agent_runs_and_everything_arrives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_for_a_missing_key_until_it_is_purged() {
+    wait_for_a_missing_key(Delivery::AtLeastOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_a_missing_key_in_transactions_too() {
+    let timeout = std::time::Duration::from_secs(10);
+    wait_for_a_missing_key(Delivery::ExactlyOnce(Transactions { id: None, timeout })).await;
+}
+
+async fn wait_for_a_missing_key(delivery: Delivery) {
     let ground = Ground::new();
     ground.kafka.down().unwrap();
     run_in_outage(&ground, &[1]).await;
     run_in_outage(&ground, &[2, 1]).await;
     ground.kafka.up().unwrap();
-    let agent = Agent::start(keyed(&ground.with_kafka(""), &[2])).await.unwrap();
+    let mut config = keyed(&ground.with_kafka(""), &[2]);
+    config.kafka.as_mut().unwrap().delivery = delivery;
+    let agent = Agent::start(config).await.unwrap();
     until("the stream is held", || agent.uplink_status().is_some_and(|uplink| uplink.state == "held")).await;
     let held = agent.uplink_status().unwrap().held;
     assert!(held[0].1.contains("add it to queue.old-keys"), "{held:?}");

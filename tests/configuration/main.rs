@@ -217,4 +217,18 @@ fn exactly_once_is_configured_and_its_keys_say_when_they_do_nothing() {
     assert!(errors.contains("4:20: kafka.transactional-id: \"a b\" is no transactional id"), "{errors}");
     let errors = kafka("delivery = \"exactly-once\"\ntransaction-timeout = \"1s\"").unwrap_err().to_string();
     assert!(errors.contains("kafka.transaction-timeout"), "{errors}");
+    let avro = "delivery = \"exactly-once\"\nencoding = \"avro\"\nregistry = { url = \"http://r:8081\" }";
+    assert_eq!(delivery(avro), once(None, 30));
+}
+
+#[test]
+fn a_dead_letter_topic_is_a_topic_of_its_own() {
+    let kafka = |lines: &str| parse(&format!("[kafka]\nbrokers = [\"k:1\"]\n{lines}"));
+    let topic = |lines: &str| kafka(lines).unwrap().config.kafka.unwrap().output.dead_letter_topic;
+    assert_eq!(topic(""), None);
+    assert_eq!(topic("dead-letter-topic = \"fleet.dead-letters\""), Some("fleet.dead-letters".to_owned()));
+    let errors = kafka("dead-letter-topic = \"a b\"").unwrap_err().to_string();
+    assert!(errors.contains("3:21: kafka.dead-letter-topic: \"a b\" is not a Kafka topic"), "{errors}");
+    let errors = kafka("dead-letter-topic = \"telemetry\"").unwrap_err().to_string();
+    assert!(errors.contains("is the topic of stream \"telemetry\""), "{errors}");
 }

@@ -11,9 +11,12 @@ mod ground;
 mod lanes;
 mod memory;
 mod model;
+mod newer;
 mod outage;
+mod reader;
 mod retention;
 mod thin;
+mod thin_lanes;
 mod transaction;
 #[path = "../yardstick/mod.rs"]
 mod yardstick;

@@ -11,14 +11,14 @@ use super::ground::Ground;
 use super::memory::{Clock, Disk, settings, start};
 use super::{drain, number};
 
-const TELEMETRY: StreamIndex = StreamIndex(0);
+pub const TELEMETRY: StreamIndex = StreamIndex(0);
 const ALARMS: StreamIndex = StreamIndex(1);
 const DEVICES: u64 = 3;
 const ALL: Limit = Limit { records: 100, bytes: usize::MAX };
 
 /// Reading `n` of a plant with three devices, one reading a second: a slow wave, a pump that is switched now and then, a
 /// spike up or down every 997 readings.
-fn reading(n: u64) -> NewRecord {
+pub fn reading(n: u64) -> NewRecord {
     let wave = ((n % 360) as f64).to_radians().sin();
     let spike = match n % 1994 {
         500 => 1_000.0 + n as f64,
@@ -42,7 +42,7 @@ fn is_spike(n: u64) -> bool {
     n % 1994 == 500 || n % 1994 == 1497
 }
 
-fn thinning(dir: &std::path::Path, size_bytes: u64) -> Settings {
+pub fn thinning(dir: &std::path::Path, size_bytes: u64) -> Settings {
     let mut settings = settings(&[("telemetry", Durability::Window), ("alarms", Durability::Window)], 1 << 20, dir);
     settings.queue.quota_bytes = Some(16 << 20);
     settings.streams[TELEMETRY.0].retention.size_bytes = Some(size_bytes);
@@ -50,7 +50,7 @@ fn thinning(dir: &std::path::Path, size_bytes: u64) -> Settings {
     settings
 }
 
-fn is_original(record: &Record) -> bool {
+pub fn is_original(record: &Record) -> bool {
     let wanted = reading(number(record));
     (&wanted.stamp, &wanted.source, &wanted.device, &wanted.fields)
         == (&record.stamp, &record.source, &record.device, &record.fields)
@@ -119,7 +119,7 @@ fn the_same_on_sled() {
     long_outage(Ground::Epochs, 900 * 1024, 100_000);
 }
 
-fn count(metrics: &Metrics) -> (u64, u64) {
+pub fn count(metrics: &Metrics) -> (u64, u64) {
     let of = |reason| {
         metrics.records_dropped.get_or_create(&ByStreamAndReason { stream: "telemetry".to_owned(), reason }).get()
     };
@@ -127,7 +127,7 @@ fn count(metrics: &Metrics) -> (u64, u64) {
     (thinned, of("quota") + of("size") + of("tail_full") + of("age"))
 }
 
-fn push(queue: &Queue, readings: std::ops::Range<u64>) {
+pub fn push(queue: &Queue, readings: std::ops::Range<u64>) {
     for n in readings {
         queue.push(TELEMETRY, reading(n)).unwrap();
         if n % 200 == 199 {

@@ -113,3 +113,40 @@ fn a_cursor_beyond_what_was_given_moves_nothing() {
     assert_eq!(drain(&queue, ONE).len(), 10);
     queue.close().unwrap();
 }
+
+#[test]
+fn a_record_that_is_kept_elsewhere_is_passed_over_and_the_next_says_so() {
+    let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
+    let queue = ten(&disk, &clock, &dir);
+    queue.pass_over(ONE, at(0), 0);
+    queue.pass_over(ONE, at(1), 1);
+    queue.pass_over(ONE, at(1), 1);
+    let left = drain(&queue, ONE);
+    assert_eq!(left.iter().map(number).collect::<Vec<_>>(), (2..10).collect::<Vec<_>>());
+    assert_eq!(left.iter().map(|record| record.skipped).collect::<Vec<_>>(), [2, 0, 0, 0, 0, 0, 0, 0]);
+    queue.close().unwrap();
+}
+
+#[test]
+fn what_a_crash_forgot_of_a_record_kept_elsewhere_comes_back_with_kafkas_cursor() {
+    let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
+    let queue = ten(&disk, &clock, &dir);
+    queue.flush().unwrap();
+    queue.begin_transaction(ONE, at(0), at(0));
+    queue.secure_transaction(ONE).unwrap();
+    // The transaction is committed with a cursor that says 1 more is left out, and the agent is killed.
+    queue.abandon().unwrap();
+
+    let (queue, _) = start(&disk, &settings(&[("one", Durability::Window)], 1 << 20, dir.path()), &clock);
+    queue.adopt_lanes(ONE, &Lanes::from_cursor(at(1)));
+    for _ in 0..2 {
+        queue.carry_skipped(ONE, at(1), 1);
+        assert_eq!(queue.skipped_at(ONE, at(1)), 1, "said once");
+    }
+    queue.carry_skipped(ONE, at(2), 7);
+    queue.end_transaction(ONE);
+    let left = drain(&queue, ONE);
+    assert_eq!(left.iter().map(number).collect::<Vec<_>>(), (1..10).collect::<Vec<_>>());
+    assert_eq!(left.iter().map(|record| record.skipped).sum::<u64>(), 1, "not where the cursor does not stand");
+    queue.close().unwrap();
+}

@@ -2,6 +2,8 @@
 //! recreated, copied. Judged is what a `read_committed` reader sees.
 
 mod fencing;
+mod letters;
+mod schemas;
 
 use std::process::Command;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apache_avro::types::Value as Avro;
-use forebay::config::{Encoding, Form, Output, Registry, Secret, Shape};
+use forebay::config::{Delivery, Encoding, Form, Output, Registry, Secret, Shape, Transactions};
 use forebay::kafka::Received;
 use forebay::queue::{NewRecord, StreamIndex};
 use forebay::reading::{Field, Stamp, Trust, Value};
@@ -426,4 +426,99 @@ fn a_narrow_stream_goes_through_errors_without_loss() {
         let found: BTreeSet<_> = metrics(&bench).into_iter().collect();
         assert_eq!(found.len(), 500, "code {code}");
     }
+}
+
+/// The same in transactions.
+fn once(form: Form, stand_in: &StandIn) -> Bench {
+    let mut bench = bench(form, stand_in);
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(10) });
+    bench
+}
+
+fn transactions(bench: &Bench, kind: &'static str) -> u64 {
+    bench.metrics.uplink_transactions.get_or_create(&forebay::metrics::ByKind { kind }).get()
+}
+
+#[test]
+fn transactions_carry_avro_and_end_where_a_schema_has_to_grow() {
+    let stand_in = StandIn::start();
+    let bench = once(AVRO, &stand_in);
+    push_numbers(&bench, "a", 500);
+    let uplink = bench.start();
+    bench.drained(0);
+    (0..500).for_each(|number| push(&bench, vec![Field::new(["b", "c"][number % 2], Value::Float(0.5))]));
+    bench.push(1, 50);
+    bench.drained(0);
+    bench.drained(1);
+    bench.end(uplink);
+    let records = read_avro(&bench, &stand_in);
+    assert_eq!(seqs(&records), (0..1_000).collect::<Vec<_>>());
+    for (number, record) in records[..500].iter().enumerate() {
+        assert_eq!(record["a"], Avro::Long(number as i64));
+    }
+    assert!((2..=4).contains(&stand_in.versions(SUBJECT)), "{} versions", stand_in.versions(SUBJECT));
+    assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
+    assert_whole(&bench.account("alarms"), 50);
+}
+
+#[test]
+fn a_registry_that_is_away_or_silent_keeps_no_transaction_open_and_no_other_stream_waiting() {
+    let protobuf = Form { encoding: Encoding::Protobuf, shape: Shape::Wide };
+    for (mood, words) in [(Mood::Away, "cannot be reached"), (Mood::Silent, "no answer within 200ms")] {
+        let stand_in = StandIn::start();
+        stand_in.mood(mood);
+        let mut bench = once(protobuf, &stand_in);
+        bench.settings.kafka.output.registry.as_mut().unwrap().timeout = Duration::from_millis(200);
+        push_numbers(&bench, "a", 300);
+        let uplink = bench.start();
+        wait_for("the hold", || hold_of(&uplink).contains(words));
+        bench.push(1, 100);
+        bench.drained(1);
+        assert_eq!((bench.queue.status().streams[0].records, uplink.status().state), (300, "held"));
+        stand_in.mood(Mood::Willing);
+        bench.drained(0);
+        wait_for("the release", || uplink.status().held.is_empty());
+        bench.end(uplink);
+        assert_eq!((bench.read("telemetry").len(), stand_in.versions(SUBJECT)), (300, 1));
+        assert_whole(&bench.account("alarms"), 100);
+        assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
+    }
+}
+
+#[test]
+fn transactions_need_no_registry_for_what_an_earlier_run_registered() {
+    let stand_in = StandIn::start();
+    let bench = once(AVRO, &stand_in);
+    push_numbers(&bench, "a", 100);
+    let (uplink, stop) = first_life(&bench);
+    bench.drained(0);
+    stop.cancel();
+    uplink.join();
+    stand_in.mood(Mood::Away);
+    push_numbers(&bench, "a", 100);
+    let uplink = bench.start();
+    bench.drained(0);
+    assert_eq!(hold_of(&uplink), "");
+    bench.end(uplink);
+    assert_eq!(seqs(&read_avro(&bench, &stand_in)), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_record_that_no_schema_has_room_for_is_set_aside_between_two_transactions() {
+    let stand_in = StandIn::start();
+    let bench = once(AVRO, &stand_in);
+    let many = |range: std::ops::Range<usize>| {
+        range.map(|number| Field::new(format!("field_{number}"), Value::Bool(true))).collect::<Vec<_>>()
+    };
+    for quarter in 0..4 {
+        push(&bench, many(quarter * 250..(quarter + 1) * 250));
+    }
+    push(&bench, many(999..1_001));
+    push(&bench, many(0..10));
+    let uplink = bench.start();
+    bench.drained(0);
+    wait_for("the release", || uplink.status().held.is_empty());
+    bench.end(uplink);
+    assert_eq!(seqs(&read_avro(&bench, &stand_in)), [0, 1, 2, 3, 5]);
+    assert_eq!((poison(&bench), dead_letters(&bench)[0]["seq"].as_u64()), (1, Some(4)));
 }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod encodings;
+mod letters;
 #[allow(dead_code)]
 #[path = "../queue_model/memory.rs"]
 mod memory;
+mod newer;
 mod newest_first;
 mod once;
 mod rate;
@@ -123,6 +125,16 @@ impl Bench {
             source: "test".into(),
             device: "device-0".into(),
             fields: vec![Field::new("text", Value::Text(text))],
+        };
+        self.queue.push(StreamIndex(stream), record).unwrap();
+    }
+
+    fn push_fields(&self, stream: usize, count: usize) {
+        let record = NewRecord {
+            stamp: Stamp { boot_ns: 1, wall_us: NOW_MS * 1_000, trust: Trust::Ntp },
+            source: "test".into(),
+            device: "device-0".into(),
+            fields: (0..count).map(|number| Field::new(format!("field_{number}"), Value::Float(0.5))).collect(),
         };
         self.queue.push(StreamIndex(stream), record).unwrap();
     }

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use forebay::config::{Delivery, Rate, Transactions};
+use forebay::config::{Delivery, Encoding, Form, Rate, Shape, Transactions};
 use forebay::metrics::ByKind;
 
 use super::rate::budget;
 use super::{Bench, assert_whole, dead_letters, poison, wait_for};
 
-fn bench(streams: &[&str]) -> Bench {
+pub fn bench(streams: &[&str]) -> Bench {
     let mut bench = Bench::new(streams);
     let timeout = Duration::from_secs(10);
     bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout });
@@ -101,6 +101,23 @@ fn a_record_that_is_too_large_is_set_aside_between_two_transactions() {
     bench.end(uplink);
     assert_eq!((poison(&bench), dead_letters(&bench).len()), (1, 1));
     assert_whole(&bench.account("telemetry"), 200);
+}
+
+#[test]
+fn a_backlog_of_many_messages_a_record_fills_transactions_and_breaks_none() {
+    let mut bench = bench(&["telemetry"]);
+    let narrow = Form { encoding: Encoding::Json, shape: Shape::Narrow };
+    bench.settings.kafka.output.forms = [("telemetry".into(), narrow)].into();
+    // Far more messages than the client holds, and it would be full in the middle of a record.
+    bench.settings.kafka.in_flight_bytes_max = 1 << 20;
+    for _ in 0..3_000 {
+        bench.push_fields(0, 21);
+    }
+    let uplink = bench.start();
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
+    assert_eq!(bench.read("telemetry").len(), 63_000);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use forebay::queue::store::{BlockStore, Held, OldestBlocks, Replacement, StoreEr
 use forebay::reading::{Name, Position};
 
 pub mod rewriting;
-use rewriting::{put_together, split, stream_epoch};
+use rewriting::{open_records, put_together, split, stream_epoch};
 
 /// A segment is closed at this size.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -94,7 +94,7 @@ impl Segment {
         let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let (bytes, mut blocks) = (file.metadata()?.len(), Vec::new());
         scan::scan_file(&mut &file, |offset, found| {
-            if let Found::Block { header, bytes } = found {
+            if let Found::Block { header, bytes } | Found::Newer { header: Some(header), bytes, .. } = found {
                 blocks.push(Place { header, offset, bytes: bytes.len() });
             }
         })?;
@@ -192,8 +192,7 @@ impl BlockStore for SegmentStore {
             }
             let header = &place.header;
             let first = lanes.first_open(header.first);
-            let records = block::open(&self.io("read", segment.block(place))?, &Default::default()).unwrap_or_default();
-            let open = || records.iter().filter(|record| !lanes.is_done(record.position));
+            let (records, skipped) = open_records(&self.io("read", segment.block(place))?, header.first, lanes);
             let found = oldest.get_or_insert(OldestBlocks {
                 epoch: segment.number,
                 first,
@@ -203,8 +202,8 @@ impl BlockStore for SegmentStore {
                 bytes: 0,
             });
             found.last = header.last;
-            found.records += open().count() as u64;
-            found.skipped += open().map(|record| record.skipped).sum::<u64>();
+            found.records += records;
+            found.skipped += skipped;
             found.bytes += place.bytes as u64;
         }
         Ok(oldest)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::lane::Lanes;
 use forebay::queue::store::{Replacement, StreamEpoch};
-use forebay::reading::Name;
+use forebay::reading::{Name, Position};
 
 /// What blocks of an epoch, in the order of a stream's positions, say of the stream.
 pub fn stream_epoch<'a>(
@@ -68,4 +68,17 @@ pub fn put_together(
     others.extend(replacement.blocks.clone());
     others.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
     Ok((bytes(&others) + before / 8 <= before).then_some(others))
+}
+
+/// Records of a block at or after `from` that are not done, and those that they tell of. Of a block that only a newer
+/// agent can open, all positions are taken for records that tell of none.
+pub fn open_records(block: &SealedBlock, from: Position, lanes: &Lanes) -> (u64, u64) {
+    if block.header.newer.is_some() {
+        let from = from.max(block.header.first);
+        let positions = (block.header.last.packed() + 1).saturating_sub(from.packed());
+        return (positions.saturating_sub(lanes.done_positions(from, block.header.last)), 0);
+    }
+    let records = forebay::queue::block::open(block, &Default::default()).unwrap_or_default();
+    let open = || records.iter().filter(|record| record.position >= from && !lanes.is_done(record.position));
+    (open().count() as u64, open().map(|record| record.skipped).sum())
 }

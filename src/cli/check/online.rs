@@ -38,6 +38,7 @@ fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
     findings.extend(preflight::clock_before(now_s, BUILD_FLOOR_MS / 1_000));
     findings.extend(kafka.tls.iter().flat_map(|tls| of_files(tls, now_s)));
     let mut topics: Vec<String> = streams.iter().map(|stream| stream.topic.clone()).collect();
+    topics.extend(kafka.output.dead_letter_topic.clone());
     topics.sort();
     topics.dedup();
     let seen = inspect(kafka, &topics, now_s.saturating_mul(1_000).saturating_add(later_ms()))?;

@@ -14,8 +14,15 @@ use crate::queue::letters::{self, Content, SetAside};
 use crate::queue::{LetterChoice, Queue, Requeued, Settings};
 use crate::reading::Position;
 
+/// What the help says behind the options.
+const ABOUT_THE_TOPIC: &str = "\
+This is about the dead-letter file in the state directory: what no block could take, and what Kafka refuses where
+kafka.dead-letter-topic is not configured or does not take it either. Records in that topic are read from Kafka;
+their headers forebay-* say where they come from and why.";
+
 /// Arguments of `forebay queue dead-letters`.
 #[derive(Debug, Args)]
+#[command(after_help = ABOUT_THE_TOPIC)]
 pub(super) struct DeadLettersArguments {
     #[command(subcommand)]
     command: Action,

@@ -65,7 +65,8 @@ fn change(look: &Look, mut target: Target, key: Option<String>, out: &mut impl W
         let now = key.map_or_else(|| "not encrypted any more".to_owned(), |key| format!("encrypted with key {key}"));
         writeln!(out, "{} blocks and {} dead letters are now {now}", blocks.blocks, letters.blocks)?;
         if held > 0 {
-            writeln!(out, "{held} stay as they are: their keys are not at hand, or they are not authentic")?;
+            let why = "their keys are not at hand, a newer version wrote them, or they are not authentic";
+            writeln!(out, "{held} stay as they are: {why}")?;
         }
         if quarantined > 0 {
             writeln!(out, "note: {quarantined} damaged generations in quarantine/ are as they were")?;

@@ -1,6 +1,6 @@
 //! Keys of the uplink: `[kafka]`.
 
-use super::{Default::*, Kind, Section, key, later};
+use super::{Default::*, Kind, Section, key};
 
 pub(in crate::config) static KAFKA: Section = Section {
     title: "[kafka]",
@@ -78,6 +78,13 @@ pub(in crate::config) static KAFKA: Section = Section {
             "Further librdkafka properties; those that the agent's promises rest on are refused.",
         ),
         key(
+            "dead-letter-topic",
+            Kind::Text("a Kafka topic that is no stream's"),
+            Words("none: the dead-letter file"),
+            "Topic for records that Kafka refuses in their stream's topic, with headers `forebay-*` that say where they come \
+             from and why. What it does not take either, or where it is missing, goes into the dead-letter file.",
+        ),
+        key(
             "rate",
             Kind::Table("`{ records, bytes }`"),
             Words("none"),
@@ -89,7 +96,6 @@ pub(in crate::config) static KAFKA: Section = Section {
             Words("none"),
             "How much may go over a metered link.",
         ),
-        later("dead-letter-topic", "A topic for records that Kafka refuses."),
     ],
 };
 

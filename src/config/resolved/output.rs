@@ -19,6 +19,8 @@ pub struct Output {
     /// Sources whose numbers carry no type of their own (JSON, `key=value` text): `20` and `20.5` are the same field.
     /// Only filled where a schema makes a difference.
     pub untyped_sources: BTreeSet<Name>,
+    /// Where records go that their stream's topic refuses; without it into the dead-letter file.
+    pub dead_letter_topic: Option<String>,
 }
 
 impl Output {

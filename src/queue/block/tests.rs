@@ -127,6 +127,40 @@ fn a_newer_version_is_recognised_whole() {
     block.bytes[20..24].copy_from_slice(&sum.to_le_bytes());
     let frame_bytes = block.bytes.len();
     assert_eq!(parse(&block.bytes), Err(FrameError::Newer { version: 2, frame_bytes }));
+    let known = outline::parse_any(&block.bytes).unwrap();
+    assert_eq!(known.header, Header { newer: Some(2), ..block.header });
+    assert!(open(&known, &Default::default()).is_err());
+}
+
+#[test]
+fn a_newer_header_may_be_longer_and_one_that_breaks_the_rule_says_nothing() {
+    let block = sealed(&sample_records(3));
+    let header_bytes = usize::from(u16_at(&block.bytes, 10));
+    let newer = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = block.bytes.clone();
+        frame[8] = 9;
+        change(&mut frame);
+        let sum = checksum(&frame);
+        frame[20..24].copy_from_slice(&sum.to_le_bytes());
+        outline::parse_any(&frame)
+    };
+    let longer = newer(&|frame| {
+        frame.splice(FIXED_BYTES..FIXED_BYTES, [7; 40]);
+        frame[10..12].copy_from_slice(&(header_bytes as u16 + 40).to_le_bytes());
+    });
+    assert_eq!(longer.unwrap().header, Header { newer: Some(9), ..block.header.clone() }, "names are at its end");
+    let says_nothing = |change: &dyn Fn(&mut Vec<u8>)| {
+        assert!(matches!(newer(change), Err(FrameError::Newer { version: 9, .. })));
+    };
+    says_nothing(&|frame| frame[26] = 255);
+    says_nothing(&|frame| frame[44..52].fill(0));
+    says_nothing(&|frame| frame[32..36].fill(0));
+    // A header shorter than what every version keeps.
+    says_nothing(&|frame| {
+        let frame_bytes = frame.len() as u32;
+        frame[10..12].copy_from_slice(&99_u16.to_le_bytes());
+        frame[12..16].copy_from_slice(&(frame_bytes - 99).to_le_bytes());
+    });
 }
 
 #[test]

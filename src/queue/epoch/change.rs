@@ -54,7 +54,8 @@ impl EpochStore {
             }
             match at_rest::reseal(block, &keys) {
                 Ok(changed) => Fate::Becomes(changed),
-                Err(error) if missing_key(&error).is_some() => Fate::Held,
+                // A newer agent's may be encrypted with an old key: it must not be thought to be done.
+                Err(error) if missing_key(&error).is_some() || block.header.newer.is_some() => Fate::Held,
                 // Its checksum holds and it does not open: nothing is better for its bytes than to stay.
                 Err(_) => Fate::Stays,
             }
@@ -117,7 +118,7 @@ impl EpochStore {
 /// What becomes of a block.
 enum Fate {
     Stays,
-    /// It stays for want of its key.
+    /// It stays for want of its key, or of a newer agent.
     Held,
     Becomes(SealedBlock),
     Goes,

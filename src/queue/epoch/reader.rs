@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use super::writer::get_block;
 use super::{EpochStore, Got};
-use crate::queue::block::{self, FrameError};
+use crate::queue::block::{FrameError, outline};
 use crate::queue::scan::{self, Found, PastBadSectors};
 use crate::queue::summary::Entry;
 use crate::reading::Name;
@@ -35,8 +35,10 @@ pub(super) struct Reader {
     /// `None`: it is gone, and with it all frames.
     log: Option<File>,
     places: Vec<Place>,
-    /// Frames of a newer version.
-    pub(super) newer: usize,
+    /// Frames of a newer version that do not say whose they are.
+    pub(super) nameless: usize,
+    /// Blocks only a newer agent can open are among the places.
+    pub(super) holds_newer: bool,
     /// Pieces that the device cannot read.
     pub(super) unreadable: u64,
 }
@@ -50,23 +52,26 @@ impl Reader {
         let log = match File::open(epoch_dir.join("db")) {
             Ok(log) => log,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { log: None, places: Vec::new(), newer: 0, unreadable: 0 });
+                return Ok(Self { log: None, places: Vec::new(), nameless: 0, holds_newer: false, unreadable: 0 });
             }
             Err(error) => return Err(error).context("open log"),
         };
         let end = log.metadata().context("open log")?.len();
-        let (mut places, mut newer) = (Vec::new(), 0);
+        let (mut places, mut nameless, mut holds_newer) = (Vec::new(), 0, false);
         let mut past = PastBadSectors::new(|buffer: &mut [u8], at| log.read_at(buffer, at), end);
         scan::scan_file(&mut past, |offset, found| match found {
-            Found::Block { header, bytes } if places.len() < PLACES_MAX => {
-                places.push(Place { stream: header.stream, first: header.first.packed(), offset, bytes: bytes.len() });
+            Found::Newer { header: None, .. } => nameless += 1,
+            Found::Block { header, bytes } | Found::Newer { header: Some(header), bytes, .. } => {
+                holds_newer |= header.newer.is_some();
+                if places.len() < PLACES_MAX {
+                    let (first, bytes) = (header.first.packed(), bytes.len());
+                    places.push(Place { stream: header.stream, first, offset, bytes });
+                }
             }
-            Found::Block { .. } => {}
-            Found::Newer { .. } => newer += 1,
         })
         .context("raw scan")?;
         let unreadable = past.unreadable;
-        Ok(Self { log: Some(log), places, newer, unreadable })
+        Ok(Self { log: Some(log), places, nameless, holds_newer, unreadable })
     }
 
     fn place(&self, entry: &Entry) -> Option<&Place> {
@@ -110,8 +115,8 @@ impl EpochStore {
             Some(writer) if writer.number == number => get_block(&mut writer.database, entry.key)?,
             _ => {
                 let reader = self.reader(number)?;
-                let (value, newer) = (reader.get(entry)?, reader.newer);
-                if value.is_none() && newer > 0 {
+                let (value, nameless) = (reader.get(entry)?, reader.nameless);
+                if value.is_none() && nameless > 0 {
                     // A newer frame does not say to this agent which entry it is.
                     self.mark_newer(number)?;
                     return Ok(Got::Newer);
@@ -119,7 +124,7 @@ impl EpochStore {
                 value
             }
         };
-        match value.as_deref().map(block::parse) {
+        match value.as_deref().map(outline::parse_any) {
             Some(Ok(block)) if block.header.first.packed() == entry.first && block.header.stream == entry.stream => {
                 Ok(Got::Block(block))
             }
@@ -147,6 +152,9 @@ impl EpochStore {
                 }
                 result => result?,
             };
+            if let Some(epoch) = self.epochs.get_mut(&number) {
+                epoch.holds_newer = reader.holds_newer;
+            }
             self.readers.push((number, reader));
         }
         let (_, reader) = self.readers.last().ok_or_else(|| anyhow::anyhow!("no reader"))?;

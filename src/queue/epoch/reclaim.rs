@@ -74,7 +74,7 @@ impl EpochStore {
         let records = match block::open(&block, &self.keys) {
             Ok(records) => records,
             // Whole, but closed to us: inside a block positions mostly follow each other.
-            Err(error) if missing_key(&error).is_some() => {
+            Err(error) if missing_key(&error).is_some() || block.header.newer.is_some() => {
                 let from = from.max(entry.first());
                 let span = (entry.last().packed() + 1).saturating_sub(from.packed());
                 let open = span.saturating_sub(lanes.done_positions(from, entry.last()));

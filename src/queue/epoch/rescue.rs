@@ -27,26 +27,28 @@ use crate::queue::summary::{self, Entry};
 const QUARANTINE_EPOCHS_MAX: usize = 2;
 /// Most bytes of blocks that a rescue holds in memory: an epoch with room for what a crash may have doubled.
 const RESCUE_BYTES_MAX: usize = 16 << 20;
-/// Marks an epoch that holds blocks of a newer version; it is not deleted as done.
+/// Marks an epoch that holds frames of a newer version that do not say whose they are; it is not deleted as done. What
+/// is known by its header needs no mark: it is not done before it is delivered or removed.
 const NEWER_MARK: &str = "newer-blocks";
 
 /// What a raw scan of an epoch found.
 #[derive(Default)]
 pub(super) struct Frames {
     pub(super) blocks: Vec<SealedBlock>,
-    newer: Vec<Vec<u8>>,
+    /// Of a newer version, and not saying whose they are.
+    nameless: Vec<Vec<u8>>,
     /// Frames beyond [`RESCUE_BYTES_MAX`].
     left_out: u64,
 }
 
 impl Frames {
     pub(super) fn of(blocks: Vec<SealedBlock>) -> Self {
-        Self { blocks, newer: Vec::new(), left_out: 0 }
+        Self { blocks, nameless: Vec::new(), left_out: 0 }
     }
 
     /// Whether `blocks` are all there is.
     pub(super) fn is_complete(&self) -> bool {
-        self.newer.is_empty() && !self.is_cut_off()
+        self.nameless.is_empty() && !self.is_cut_off()
     }
 
     /// Whether there were more than one look holds.
@@ -91,7 +93,7 @@ impl EpochStore {
             self.epochs.insert(number, Epoch::new(keep, &dir, entries.as_deref().unwrap_or_default(), false));
             // Marked by an older agent: what this one can read of it joins the index, and the mark goes.
             let upgraded = entries.is_some() && has_newer(&self.epochs[&number].dir) && {
-                self.scan_epoch(number).is_ok_and(|frames| frames.newer.is_empty())
+                self.scan_epoch(number).is_ok_and(|frames| frames.nameless.is_empty())
             };
             if entries.is_none() || upgraded {
                 self.rescue_with_ballast(number).with_context(|| format!("rescue epoch {number}"))?;
@@ -168,8 +170,10 @@ impl EpochStore {
             }
             bytes += frame.len();
             match found {
-                Found::Block { header, bytes } => frames.blocks.push(SealedBlock { header, bytes: bytes.to_vec() }),
-                Found::Newer { bytes, .. } => frames.newer.push(bytes.to_vec()),
+                Found::Block { header, bytes } | Found::Newer { header: Some(header), bytes, .. } => {
+                    frames.blocks.push(SealedBlock { header, bytes: bytes.to_vec() });
+                }
+                Found::Newer { bytes, .. } => frames.nameless.push(bytes.to_vec()),
             }
         })
         .context("raw scan")?;
@@ -197,7 +201,7 @@ impl EpochStore {
             self.metrics.queue_blocks_lost.inc_by(frames.left_out);
         }
         let quarantine = quarantine || frames.left_out > 0;
-        if frames.blocks.is_empty() && frames.newer.is_empty() {
+        if frames.blocks.is_empty() && frames.nameless.is_empty() {
             self.epochs.remove(&number);
             return if quarantine || holds_foreign_files(&old_dir)? {
                 self.quarantine(&old_dir)
@@ -239,10 +243,10 @@ impl EpochStore {
             return Reader::open(&epoch.dir);
         };
         let reader = Reader::open(&dir)?;
-        if reader.newer > 0 {
+        if reader.nameless > 0 {
             self.mark_newer(number)?;
         }
-        let missing = expected.iter().filter(|entry| !reader.holds(entry)).count().saturating_sub(reader.newer);
+        let missing = expected.iter().filter(|entry| !reader.holds(entry)).count().saturating_sub(reader.nameless);
         if missing == 0 {
             self.count_unreadable(number, reader.unreadable);
             if let Some(epoch) = self.epochs.get_mut(&number) {
@@ -323,12 +327,12 @@ pub(super) fn write_generation(dir: &Path, frames: &Frames, mark: &Mark) -> anyh
         database.insert(&tree_of(key), &key.to_be_bytes(), &block.bytes)?;
         entries.push(Entry::new(key, &block.header, block.bytes.len()));
     }
-    for (key, frame) in (entries.len() as u64..).zip(&frames.newer) {
+    for (key, frame) in (entries.len() as u64..).zip(&frames.nameless) {
         database.insert(&tree_of(key), &key.to_be_bytes(), frame)?;
     }
     database.sync_new()?;
     drop(database);
-    if !frames.newer.is_empty() {
+    if !frames.nameless.is_empty() {
         File::create(dir.join(NEWER_MARK))?.sync_all()?;
     }
     mark.write(dir)?;

@@ -5,7 +5,7 @@ use super::writer::parse_name;
 use super::*;
 use crate::config::Compression;
 use crate::queue::block::tests::{context, records_from};
-use crate::queue::block::{self, SealContext, seal};
+use crate::queue::block::{self, Header, SealContext, seal};
 use crate::reading::Record;
 use proptest::prelude::*;
 
@@ -33,7 +33,9 @@ fn read_all(store: &mut EpochStore, stream: &str) -> Vec<Record> {
     let mut at = Position::ZERO;
     while let Some(block) = store.read(stream, at).unwrap() {
         at = block.header.last.next();
-        records.extend(block::open(&block, &Default::default()).unwrap());
+        if block.header.newer.is_none() {
+            records.extend(block::open(&block, &Default::default()).unwrap());
+        }
     }
     records
 }
@@ -395,30 +397,53 @@ proptest! {
     }
 }
 
-#[test]
-fn blocks_of_a_newer_version_survive_a_rescue_and_are_not_deleted_as_done() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut newer = block_of("telemetry", 0).bytes;
+fn as_newer(block: &SealedBlock) -> Vec<u8> {
+    let mut newer = block.bytes.clone();
     newer[8] = 2;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[24..]);
-    newer[20..24].copy_from_slice(&sum.to_le_bytes());
+    with_checksum(newer)
+}
+
+fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&frame[..20]), &frame[24..]);
+    frame[20..24].copy_from_slice(&sum.to_le_bytes());
+    frame
+}
+
+/// Everything is done but block `number`.
+fn all_but(number: u64) -> [(Name, Lanes); 1] {
+    let at = |number| Position::new(1, number * RECORDS);
+    let lanes = [(at(number), at(number + 1)), (at(1_000), Position::END)];
+    [("telemetry".into(), Lanes::from_pairs(&lanes).unwrap())]
+}
+
+fn all_done() -> [(Name, Lanes); 1] {
+    [("telemetry".into(), Lanes::from_cursor(Position::END))]
+}
+
+#[test]
+fn blocks_of_a_newer_version_are_known_by_their_headers_after_a_rescue_and_go_when_they_are_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let newer = as_newer(&block_of("telemetry", 0));
     let epoch = dir.path().join("queue").join(writer::epoch_name(1, 0));
     fs::create_dir_all(&epoch).unwrap();
     fs::write(epoch.join("db"), [newer.clone(), block_of("telemetry", 1).bytes].concat()).unwrap();
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), records_of(1));
-    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
-    drop(store);
-    let log = fs::read(epoch_dirs(dir.path())[0].join("db")).unwrap();
-    assert!(log.windows(newer.len()).any(|window| window == newer));
-}
-
-fn as_newer(block: &SealedBlock) -> Vec<u8> {
-    let mut newer = block.bytes.clone();
-    newer[8] = 2;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&newer[..20]), &newer[24..]);
-    newer[20..24].copy_from_slice(&sum.to_le_bytes());
-    newer
+    let first = store.read("telemetry", Position::ZERO).unwrap().unwrap();
+    let known = block_of("telemetry", 0).header;
+    assert_eq!((first.header.newer, &first.bytes), (Some(2), &newer));
+    assert_eq!(first.header, Header { newer: Some(2), ..known });
+    assert_eq!(store.held()[0].records, 2 * RECORDS);
+    store.remove_done(&all_but(0)).unwrap();
+    let oldest = store.oldest_of("telemetry", &all_but(0)[0].1, 1).unwrap().unwrap();
+    assert_eq!(
+        (oldest.first, oldest.last, oldest.records),
+        (Position::new(1, 0), Position::new(1, RECORDS - 1), RECORDS)
+    );
+    assert!(store.reclaim(&all_but(0), 10).unwrap());
+    assert_eq!(store.read("telemetry", Position::ZERO).unwrap(), Some(first), "a rewrite keeps it");
+    store.remove_done(&all_done()).unwrap();
+    assert!(epoch_dirs(dir.path()).is_empty());
 }
 
 #[test]
@@ -434,9 +459,10 @@ fn a_closed_epoch_of_a_newer_agent_is_kept_and_read_after_the_upgrade() {
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), [records_of(0), records_of(2)].concat());
     assert_eq!(store.metrics.queue_blocks_lost.get(), 0, "newer is not lost");
-    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
+    assert!(!store.epochs_of("telemetry").epochs[0].rewritable, "and not thinned");
+    store.remove_done(&all_but(1)).unwrap();
     let epochs = epoch_dirs(dir.path());
-    assert!(epochs.len() == 1 && epochs[0].join("newer-blocks").exists());
+    assert!(epochs.len() == 1 && !epochs[0].join("newer-blocks").exists());
     drop(store);
     // What an upgrade does: the frame becomes readable. Same length, so its bytes are put in place.
     let mut log = fs::read(epochs[0].join("db")).unwrap();
@@ -445,9 +471,29 @@ fn a_closed_epoch_of_a_newer_agent_is_kept_and_read_after_the_upgrade() {
     fs::write(epochs[0].join("db"), log).unwrap();
     let mut store = open_store(dir.path());
     assert_eq!(read_all(&mut store, "telemetry"), expected(3));
-    assert!(!epoch_dirs(dir.path())[0].join("newer-blocks").exists());
-    store.remove_done(&[("telemetry".into(), Lanes::from_cursor(Position::END))]).unwrap();
+    store.remove_done(&all_done()).unwrap();
     assert!(epoch_dirs(dir.path()).is_empty());
+}
+
+#[test]
+fn a_frame_that_does_not_say_whose_it_is_keeps_its_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nameless = block_of("telemetry", 0).bytes;
+    nameless[8] = 2;
+    // Names longer than the header.
+    nameless[26] = 255;
+    let nameless = with_checksum(nameless);
+    let epoch = dir.path().join("queue").join(writer::epoch_name(1, 0));
+    fs::create_dir_all(&epoch).unwrap();
+    fs::write(epoch.join("db"), [nameless.clone(), block_of("telemetry", 1).bytes].concat()).unwrap();
+    let mut store = open_store(dir.path());
+    assert_eq!(read_all(&mut store, "telemetry"), records_of(1));
+    store.remove_done(&all_done()).unwrap();
+    drop(store);
+    let epochs = epoch_dirs(dir.path());
+    assert!(epochs[0].join("newer-blocks").exists());
+    let log = fs::read(epochs[0].join("db")).unwrap();
+    assert!(log.windows(nameless.len()).any(|window| window == nameless));
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Epoch {
             disk_bytes: disk::used_bytes(dir, &|_| false),
             dir: dir.to_owned(),
             checked,
+            holds_newer: false,
         }
     }
 
@@ -131,7 +132,7 @@ impl Epoch {
             pass: course.map_or(0, |course| course.pass),
             epoch_bytes: self.totals.iter().map(|held| held.bytes).sum(),
             epoch_blocks: self.blocks,
-            rewritable: rewritable && course.is_some() && !rescue::has_newer(&self.dir),
+            rewritable: rewritable && course.is_some() && !self.holds_newer && !rescue::has_newer(&self.dir),
         })
     }
 }
@@ -206,6 +207,12 @@ impl EpochStore {
             self.readers.retain(|(of, _)| of != number);
             let frames = self.scan_epoch(*number)?;
             ensure!(frames.is_complete(), "epoch holds what cannot be rewritten");
+            if frames.blocks.iter().any(|block| block.header.newer.is_some()) {
+                // From now on it is left out.
+                if let Some(epoch) = self.epochs.get_mut(number) {
+                    epoch.holds_newer = true;
+                }
+            }
             for block in frames.blocks {
                 let header = &block.header;
                 let lanes = lanes.iter().find(|(name, _)| *name == header.stream);

@@ -30,10 +30,12 @@ pub struct BlockAt {
 }
 
 /// A whole block of a newer version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Newer {
     /// Its version.
     pub version: u16,
+    /// Its header, as far as all versions have it in common; `None` where it does not keep to that.
+    pub header: Option<Header>,
     /// Bytes of its frame.
     pub bytes: usize,
 }
@@ -109,11 +111,12 @@ pub(super) fn look(
 /// Which of a summary's entries have no whole block. Lists of at most some hundred members.
 fn missing(expected: Vec<Entry>, view: &EpochView) -> Vec<Entry> {
     let whole = |entry: &Entry| {
-        view.blocks.iter().any(|block| block.header.stream == entry.stream && block.header.first == entry.first())
+        let mut headers = view.blocks.iter().map(|block| &block.header).chain(view.newer_headers());
+        headers.any(|header| header.stream == entry.stream && header.first == entry.first())
     };
     let mut missing: Vec<Entry> = expected.into_iter().filter(|entry| !whole(entry)).collect();
-    // A newer agent named its own blocks there; their headers say nothing to us, but their lengths do.
-    for newer in &view.newer {
+    // What a newer agent named there may have a header that says nothing to us; its length does.
+    for newer in view.newer.iter().filter(|newer| newer.header.is_none()) {
         if let Some(at) = missing.iter().position(|entry| entry.bytes as usize == newer.bytes) {
             missing.remove(at);
         }
@@ -138,9 +141,9 @@ impl EpochView {
                     let has_thinned = block::has_thinned(bytes);
                     blocks.push(BlockAt { header, bytes: bytes.len(), has_thinned, offset });
                 }
-                Found::Newer { version, bytes } => {
+                Found::Newer { version, header, bytes } => {
                     frames_end = offset + bytes.len() as u64;
-                    newer.insert(crc32c::crc32c(bytes), Newer { version, bytes: bytes.len() });
+                    newer.insert(crc32c::crc32c(bytes), Newer { version, header, bytes: bytes.len() });
                 }
             }
         })?;
@@ -153,6 +156,11 @@ impl EpochView {
         self.blocks.sort_by(|a, b| (&a.header.stream, a.header.first).cmp(&(&b.header.stream, b.header.first)));
         self.blocks.dedup_by(|a, b| a.header == b.header);
         Ok(())
+    }
+
+    /// What is known of the blocks of newer versions.
+    pub(super) fn newer_headers(&self) -> impl Iterator<Item = &Header> {
+        self.newer.iter().filter_map(|newer| newer.header.as_ref())
     }
 
     /// Blocks that were durable and are not whole, as far as headers and the summary say.

@@ -1,8 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::queue::block::tests::{records_from, sealed};
-use crate::queue::block::{MAGIC, SealedBlock};
+use crate::config::Compression;
+use crate::queue::block::tests::{context, records_from, sealed};
+use crate::queue::block::{MAGIC, SealContext, SealedBlock, seal};
+use crate::queue::lane::Lanes;
 use crate::queue::summary::{self, Entry};
 use crate::reading::Record;
 use proptest::prelude::*;
@@ -147,5 +149,31 @@ proptest! {
         let struck = blocks.iter().find(|block| { end += block.bytes.len(); hit < end }).unwrap();
         let named = matches!(&verdict.findings[0], Finding::Damaged { first, .. } if *first == struck.header.first);
         prop_assert!(named, "{:?}", verdict.findings);
+    }
+}
+
+#[test]
+fn blocks_that_wait_for_a_newer_agent_are_neither_missing_nor_damaged() {
+    let mut chain: Vec<SealedBlock> = (0..3_u64)
+        .map(|n| {
+            let prev_last = n.checked_sub(1).map(|before| Position::new(3, before * 5 + 4));
+            let context = SealContext { prev_last, ..context(Compression::None) };
+            seal(&context, &records_from(Position::new(3, n * 5), 5)).unwrap()
+        })
+        .collect();
+    let frame = &mut chain[1].bytes;
+    frame[8] = 2;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&frame[..20]), &frame[24..]);
+    frame[20..24].copy_from_slice(&sum.to_le_bytes());
+    let lanes = [(chain[0].header.stream.clone(), Lanes::from_cursor(Position::ZERO))];
+    for (present, findings) in [(vec![0, 1, 2], 0), (vec![0, 2], 1)] {
+        let blocks = present.iter().map(|n| chain[*n].clone()).collect();
+        let dir = queue_of(&[(1, 0, blocks)]);
+        let inspection = Inspection::open(dir.path()).unwrap();
+        let mut view = look_at(&inspection, 0).unwrap();
+        assert_eq!((view.newer.len(), view.damaged()), (present.len() - 2, 0));
+        let mut verifier = Verifier::new(&inspection, &lanes);
+        verifier.check(&mut view);
+        assert_eq!(verifier.finish(&lanes).findings.len(), findings, "{present:?}");
     }
 }

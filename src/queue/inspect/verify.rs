@@ -98,6 +98,9 @@ impl<'a> Verifier<'a> {
             }
             entries.push(entry);
         }
+        // What waits for a newer agent is not missing.
+        let newer = view.newer.iter().filter_map(|newer| Some(Entry::new(0, newer.header.as_ref()?, newer.bytes)));
+        entries.extend(newer);
         entries.sort_by_key(|entry| entry.first);
         for entry in &entries {
             self.chain.follow(entry);

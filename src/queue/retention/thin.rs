@@ -15,8 +15,12 @@ use crate::reading::{Name, Position};
 /// Part of the quota, or of a stream's size, from which on it is thinned, percent.
 const THIN_FROM_PERCENT: u64 = 85;
 
-/// Blocks that are looked at in one piece: some ten milliseconds of a small processor.
-const BLOCKS_A_PIECE: usize = 4;
+/// Bytes before compression of the blocks that are looked at in one piece, a block at least: some ten milliseconds of a
+/// small processor.
+const PLAIN_BYTES_A_PIECE: usize = 32 * 1024;
+
+/// Plans of one look: each but the last has met an epoch that a newer agent has to read, which no plan takes again.
+const PLANS_MAX: u32 = 16;
 
 /// What is being thinned.
 pub(in crate::queue) struct Job {
@@ -68,7 +72,7 @@ pub(in crate::queue) fn turn_of_thinning(driver: &mut Driver) -> Result<(), Stor
         driver.thin_wanted = false;
         return Ok(());
     }
-    match advance(driver, BLOCKS_A_PIECE)? {
+    match advance(driver, PLAIN_BYTES_A_PIECE)? {
         Step::Gained => look(driver),
         Step::Passed => {}
         // It is tried again after the next group.
@@ -185,31 +189,38 @@ fn begin(driver: &mut Driver, stream: usize) -> Result<bool, StoreError> {
     driver.thinning = None;
     let inner = Arc::clone(driver.inner());
     let lanes = durable_lanes(&inner);
-    let (name, from) = untouched(&inner, stream);
-    let held = driver.with_store(|store| Ok(store.epochs_of(&name)))?;
-    let Some(plan) = thin::plan(&held.epochs, from, held.bytes_max) else { return Ok(false) };
-    // An error of the store, unlike one of the rewrite, leaves the store as it is for everything else.
-    let blocks = match driver.with_store(|store| Ok(store.blocks_of(&name, &plan.epochs, &lanes)))? {
-        Ok(blocks) => blocks,
-        Err(error) => {
-            tracing::debug!(%error, "epochs cannot be thinned");
-            return Ok(false);
+    let (name, untouched) = untouched(&inner, stream);
+    for _ in 0..PLANS_MAX {
+        let held = driver.with_store(|store| Ok(store.epochs_of(&name)))?;
+        let Some(plan) = thin::plan(&held.epochs, &untouched, held.bytes_max) else { break };
+        // An error of the store, unlike one of the rewrite, leaves the store as it is for everything else.
+        let blocks = match driver.with_store(|store| Ok(store.blocks_of(&name, &plan.epochs, &lanes)))? {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                tracing::debug!(%error, "epochs cannot be thinned");
+                break;
+            }
+        };
+        if blocks.iter().any(|block| block.header.newer.is_some()) {
+            continue;
         }
-    };
-    let work = Work::new(plan, blocks, inner.settings.queue.compression, Arc::clone(&inner.keys));
-    driver.thinning = Some(Job { stream, work });
-    Ok(true)
+        let work = Work::new(plan, blocks, inner.settings.queue.compression, Arc::clone(&inner.keys));
+        driver.thinning = Some(Job { stream, work });
+        return Ok(true);
+    }
+    Ok(false)
 }
 
-fn untouched(inner: &Inner, stream: usize) -> (Name, Position) {
+/// The stream's name, and what of it may be thinned.
+fn untouched(inner: &Inner, stream: usize) -> (Name, Vec<(Position, Position)>) {
     let shared = inner.lock();
-    (Arc::clone(&shared.streams[stream].name), shared.streams[stream].untouched_from())
+    (Arc::clone(&shared.streams[stream].name), shared.streams[stream].untouched())
 }
 
-/// Takes the job under way so many blocks further, and puts what came of it in place.
-fn advance(driver: &mut Driver, blocks_max: usize) -> Result<Step, StoreError> {
+/// Takes the job under way further by blocks of so many bytes before compression, and puts what came of it in place.
+fn advance(driver: &mut Driver, plain_bytes: usize) -> Result<Step, StoreError> {
     let Some(mut job) = driver.thinning.take() else { return Ok(Step::Nothing) };
-    let thinned = match job.work.advance(blocks_max) {
+    let thinned = match job.work.advance(plain_bytes) {
         Ok(Some(thinned)) => thinned,
         Ok(None) => {
             driver.thinning = Some(job);
@@ -226,9 +237,12 @@ fn advance(driver: &mut Driver, blocks_max: usize) -> Result<Step, StoreError> {
 
 fn put_in_place(driver: &mut Driver, job: Job, thinned: Thinned) -> Result<Step, StoreError> {
     let inner = Arc::clone(driver.inner());
-    let (name, from) = untouched(&inner, job.stream);
+    let (name, untouched) = untouched(&inner, job.stream);
     let old = job.work.blocks();
-    if old.iter().any(|block| block.header.first < from) {
+    let are_inside = |(from, end): &(Position, Position)| {
+        old.iter().all(|block| *from <= block.header.first && block.header.last < *end)
+    };
+    if !untouched.iter().any(are_inside) {
         // The uplink has come here meanwhile.
         return Ok(Step::Passed);
     }

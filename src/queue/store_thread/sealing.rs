@@ -70,7 +70,7 @@ impl Driver {
         let mut bytes_of = Vec::with_capacity(cuts.len());
         let mut refused: Vec<(usize, Record)> = Vec::new();
         for cut in cuts {
-            let made = seal::blocks(cut);
+            let made = seal::blocks(cut, &mut self.fills[cut.stream]);
             if let Some(error) = made.failed {
                 return Err(failed("encryption of a block", error.into(), self.dir()));
             }

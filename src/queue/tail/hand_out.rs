@@ -18,7 +18,7 @@ impl StreamState {
             if !taken.is_empty() && (taken.len() >= limit.records || bytes + entry.bytes > limit.bytes) {
                 break;
             }
-            if !self.lanes.is_done(entry.record.position) {
+            if self.is_readable(entry.record.position) {
                 bytes += entry.bytes;
                 taken.push(Record::clone(&entry.record));
             }
@@ -37,11 +37,12 @@ impl StreamState {
     ) -> Vec<Record> {
         let mut taken: Vec<Record> = Vec::new();
         let mut bytes = 0;
+        let from = block.records.partition_point(|record| record.position < at);
         if at <= self.lanes.cursor() && self.disk.oldest_boot_ns.is_some() {
-            self.disk.oldest_boot_ns = block.records.iter().find(|r| r.position >= at).map(|r| r.stamp.boot_ns);
+            self.disk.oldest_boot_ns = block.records.get(from).map(|record| record.stamp.boot_ns);
         }
-        let wanted = |r: &&Record| at <= r.position && r.position < end && !self.lanes.is_done(r.position);
-        for record in block.records.iter().filter(wanted) {
+        let wanted = |record: &&Record| record.position < end && self.is_readable(record.position);
+        for record in block.records[from..].iter().filter(wanted) {
             let more = block::record_bytes(record);
             if !taken.is_empty() && (taken.len() >= limit.records || bytes + more > limit.bytes) {
                 break;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::queue::lane::Lanes;
+use crate::queue::lane::{LaneAt, Lanes};
 use crate::reading::{Position, Record};
 
 /// Most ranges remembered for counting; more are added up in the one before.
@@ -21,8 +21,27 @@ struct Range {
 pub(super) struct Handed {
     /// By first position; disjoint.
     ranges: BTreeMap<Position, Range>,
-    /// The highest position handed out of each lane, in no order.
-    highest: Vec<Position>,
+    highest: Highest,
+}
+
+/// The highest position of each lane that has come so far, in no order.
+#[derive(Debug, Default)]
+pub(super) struct Highest {
+    positions: Vec<Position>,
+}
+
+impl Highest {
+    /// A position of this lane has come so far.
+    pub(super) fn note(&mut self, lane: LaneAt, position: Position) {
+        let position = self.within(lane.start, lane.end).map_or(position, |before| before.max(position));
+        self.positions.retain(|other| *other < lane.start || lane.end <= *other);
+        self.positions.push(position);
+    }
+
+    /// The highest in `[start, end)`.
+    pub(super) fn within(&self, start: Position, end: Position) -> Option<Position> {
+        self.positions.iter().copied().filter(|position| start <= *position && *position < end).max()
+    }
 }
 
 impl Handed {
@@ -33,9 +52,7 @@ impl Handed {
             let lane = lanes.lane_at(first.position);
             let (mine, others) = rest.split_at(rest.partition_point(|record| record.position < lane.end).max(1));
             if let Some(last) = mine.last() {
-                let before = self.through(lane.start, lane.end);
-                self.highest.retain(|position| *position < lane.start || lane.end <= *position);
-                self.highest.push(last.position.max(before.unwrap_or_default()));
+                self.highest.note(lane, last.position);
                 self.note_ranges(mine);
             }
             rest = others;
@@ -74,12 +91,7 @@ impl Handed {
 
     /// The highest position handed out of `[start, end)`.
     pub(super) fn through(&self, start: Position, end: Position) -> Option<Position> {
-        self.highest.iter().copied().filter(|position| start <= *position && *position < end).max()
-    }
-
-    /// The highest position handed out of any lane.
-    pub(super) fn highest(&self) -> Option<Position> {
-        self.highest.iter().copied().max()
+        self.highest.within(start, end)
     }
 
     /// Records read that an acknowledgement of this range, both ends included, takes out.

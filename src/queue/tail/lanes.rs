@@ -1,35 +1,53 @@
 //! What acknowledgements, removals and splits do to a stream's lanes, its unsealed records and its marks.
 
 use super::{Entry, MARKS_MAX, Retired, StreamState};
+use crate::queue::lane::LANES_MAX;
 use crate::reading::Position;
 
+/// Most lanes that delivery in another order makes: the rest is for blocks that only a newer agent can open.
+const SPLIT_LANES_MAX: usize = LANES_MAX - 4;
+
 impl StreamState {
-    /// Everything from `from` through `through` is delivered; `from` is where reading of the lane began, so that a lane
-    /// of which an earlier part is open does not move. Positions that were never given move nothing.
+    /// Everything from `from` through `through` is delivered, but for what only a newer agent can open; `from` is where
+    /// reading of the lane began, so that a lane of which an earlier part is open does not move. Positions that were
+    /// never given move nothing.
     pub(in crate::queue) fn ack_range(&mut self, from: Position, through: Position) -> Retired {
         if through >= self.next_position() {
             return Retired::default();
         }
-        let Some(floor) = self.lanes.ack_range(from, through) else { return Retired::default() };
+        let apart = self.lanes_apart();
+        let is_apart = |next| apart.iter().any(|lane| lane.next == next);
+        let Some(floor) = self.lanes.ack_range(from, through, is_apart) else { return Retired::default() };
         // A mark in front of a lane is borne by its first record, one inside by the next: all of these are delivered.
-        self.marks.retain(|(at, _)| *at < floor || *at > through);
+        let is_borne = |at| floor <= at && at <= through && !apart.iter().any(|lane| lane.start <= at && at < lane.end);
+        self.marks.retain(|(at, _)| !is_borne(*at));
         let mut retired = self.retire_tail(floor, through);
         retired.records += self.retire_blocks(floor, through, retired.records);
+        self.decoded.take_if(|block| floor <= block.last && block.last <= through);
         self.report_safe();
         retired
     }
 
-    /// A lane that ends before `end` holds no record any more: it is done, and what its marks say is said by the next
-    /// record behind it that is not read yet. The last lane is never closed.
+    /// No record is left to be read from `from` on and before `end`, where a lane ends: it is done, in parts where blocks
+    /// of a newer agent are in between, which stay. What its marks say is said by the next record behind it that is not
+    /// read yet. The last lane is never closed.
     pub(in crate::queue) fn close_lane(&mut self, from: Position, end: Position) -> Retired {
-        let lane = self.lanes.lane_at(from);
-        if lane.next >= end || lane.end != end || end == Position::END {
-            return Retired::default();
+        let mut retired = Retired::default();
+        let parts: Vec<(Position, Position)> = self.lanes.pairs().to_vec();
+        for (next, until) in parts.into_iter().filter(|(next, until)| from <= *next && *until <= end) {
+            if until != Position::END && !self.newer.holds(next) {
+                retired.records += self.close_part(next, until).records;
+            }
         }
+        retired
+    }
+
+    fn close_part(&mut self, from: Position, end: Position) -> Retired {
+        let lane = self.lanes.lane_at(from);
         let unborne: u64 =
             self.marks.iter().filter(|(at, _)| lane.start <= *at && *at < end).map(|(_, count)| count).sum();
         self.marks.retain(|(at, _)| *at < lane.start || end <= *at);
-        self.lanes.ack_range(lane.next, Position::from_packed(end.packed() - 1));
+        self.lanes.ack_range(lane.next, Position::from_packed(end.packed() - 1), |_| false);
         if unborne > 0 {
             let at = self.unread_from(end);
             self.add_mark(at, unborne);
@@ -104,6 +122,9 @@ impl StreamState {
     /// Records that nobody has read are split from the last lane, so that they can be delivered first. Says whether
     /// there is a new lane.
     pub(in crate::queue) fn split_lane(&mut self, at: Position) -> bool {
+        if self.lanes.pairs().len() >= SPLIT_LANES_MAX {
+            return false;
+        }
         let last = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
         at == self.unread_from(at.max(last)) && self.lanes.split_last(at)
     }
@@ -111,6 +132,6 @@ impl StreamState {
     /// Lanes that touch become one again. Only while nothing is being delivered: an acknowledgement names where its lane
     /// began.
     pub(in crate::queue) fn merge_lanes(&mut self) {
-        self.lanes.merge_touching();
+        self.lanes.merge_touching(|next| self.newer.holds(next));
     }
 }

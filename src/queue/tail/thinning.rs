@@ -6,19 +6,30 @@ use crate::queue::store::Held;
 use crate::reading::Position;
 
 impl StreamState {
-    /// A block that ends there is on its way to the uplink.
-    pub(in crate::queue) fn fetched(&mut self, last: Position) {
-        self.fetched_through = self.fetched_through.max(Some(last));
+    /// A block of these positions, both included, is on its way to the uplink.
+    pub(in crate::queue) fn fetched(&mut self, first: Position, last: Position) {
+        let mut at = first;
+        while at <= last && at < Position::END {
+            let lane = self.lanes.lane_at(at);
+            let end = Position::from_packed(lane.end.packed().saturating_sub(1));
+            self.fetched.note(lane, last.min(end));
+            at = lane.end;
+        }
     }
 
-    /// From this position on nothing was handed to the uplink in this run, nor is on its way to it, nor is done: what is
-    /// between lanes was delivered, and neither gives way to anything nor bears what did; so it is in the last lane. Nor
-    /// may it have been delivered by a transaction of an earlier run whose outcome is not known.
-    pub(in crate::queue) fn untouched_from(&self) -> Position {
+    /// Ranges `[from, end)` of which nothing was handed to the uplink in this run, nor is on its way to it, nor is done:
+    /// the ends of lanes, which are read in order. Nor may it have been delivered by a transaction of an earlier run whose
+    /// outcome is not known. What is between lanes was delivered, and neither gives way to anything nor bears what did, so
+    /// that thinning keeps inside one range.
+    pub(in crate::queue) fn untouched(&self) -> Vec<(Position, Position)> {
         let in_doubt = self.in_doubt().map(|(_, last)| last);
-        let last_lane = self.lanes.pairs().last().map_or(Position::ZERO, |(next, _)| *next);
-        let touched = self.handed.highest().max(self.fetched_through).max(in_doubt);
-        last_lane.max(touched.map_or(Position::ZERO, Position::next))
+        let range = |(next, end): &(Position, Position)| {
+            let start = self.lanes.lane_at(*next).start;
+            let touched = self.handed.through(start, *end).max(self.fetched.within(start, *end)).max(in_doubt);
+            let from = touched.map_or(*next, |touched| touched.next().max(*next));
+            (from < *end).then_some((from, *end))
+        };
+        self.lanes.pairs().iter().filter_map(range).collect()
     }
 
     /// So many records, and so many bytes of blocks, gave way to fewer.
@@ -71,7 +82,10 @@ mod tests {
             skipped: Vec::new(),
             in_doubt,
         };
-        assert_eq!(StreamState::new(control(Some(doubt)), &stream, 2).untouched_from(), Position::new(1, 10));
-        assert_eq!(StreamState::new(control(None), &stream, 2).untouched_from(), Position::new(1, 3));
+        assert_eq!(
+            StreamState::new(control(Some(doubt)), &stream, 2).untouched(),
+            [(Position::new(1, 10), Position::END)]
+        );
+        assert_eq!(StreamState::new(control(None), &stream, 2).untouched(), [(Position::new(1, 3), Position::END)]);
     }
 }

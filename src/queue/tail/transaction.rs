@@ -63,6 +63,19 @@ impl StreamState {
         delivered || self.doubt.unsaved().is_some_and(|(begin, end)| begin <= last && first <= end)
     }
 
+    /// What the mark at `at` says.
+    pub(in crate::queue) fn skipped_at(&self, at: Position) -> u64 {
+        self.marks.iter().filter(|(mark, _)| *mark == at).map(|(_, count)| count).sum()
+    }
+
+    /// There is a mark of at least so many records at `at`, where nothing behind it is delivered.
+    pub(in crate::queue) fn carry_skipped(&mut self, at: Position, records: u64) {
+        let more = records.saturating_sub(self.skipped_at(at));
+        if self.lanes.cursor() == at && more > 0 {
+            self.add_mark(at, more);
+        }
+    }
+
     /// Kafka has all that `lanes` says is done.
     pub(in crate::queue) fn adopt(&mut self, lanes: &Lanes) -> Retired {
         let common = self.lanes.common(lanes);

@@ -67,19 +67,26 @@ impl Item<'_> {
         self.epochs.iter().map(|epoch| u64::from(epoch.epoch_blocks)).sum()
     }
 
-    fn may_be_thinned(&self, from: Position) -> bool {
-        self.epochs.iter().all(|epoch| epoch.rewritable && epoch.first >= from)
+    /// The range that holds all of it, where it may be thinned.
+    fn range_of(&self, untouched: &[(Position, Position)]) -> Option<usize> {
+        let first = self.epochs.first()?.first;
+        let is_inside = |(from, end): &(Position, Position)| *from <= first && self.last < *end;
+        untouched.iter().position(is_inside).filter(|_| self.epochs.iter().all(|epoch| epoch.rewritable))
     }
 }
 
-/// The next step of thinning a stream whose positions below `from` must stay as they are. `None`: there is nothing that
-/// may still be thinned. Neighbours are put together while they have at most `bytes_max`, so that epochs do not become
-/// many and small.
-pub(in crate::queue) fn plan(epochs: &[StreamEpoch], from: Position, bytes_max: u64) -> Option<Plan> {
+/// The next step of thinning a stream of which all but the `untouched` ranges `[from, end)` must stay as it is. `None`:
+/// there is nothing that may still be thinned. Neighbours of one range are put together while they have at most
+/// `bytes_max`, so that epochs do not become many and small.
+pub(in crate::queue) fn plan(
+    epochs: &[StreamEpoch],
+    untouched: &[(Position, Position)],
+    bytes_max: u64,
+) -> Option<Plan> {
     let items = items(epochs);
     let density = density(&items);
     let widest = (1..=PASS_MAX).rev().find(|pass| u128::from(width_ns(*pass)) * WIDTH_PART <= density.covered_ns)?;
-    let open = |item: &Item<'_>| item.may_be_thinned(from);
+    let open = |item: &Item<'_>| item.range_of(untouched).is_some();
     let under_way = items.iter().map(Item::pass).max().unwrap_or(0).min(widest);
     let behind = items.iter().position(|item| open(item) && item.pass() < under_way);
     let (start, pass, is_new) = match behind {
@@ -91,7 +98,8 @@ pub(in crate::queue) fn plan(epochs: &[StreamEpoch], from: Position, bytes_max: 
     }
     let mut taken = Vec::new();
     let (mut bytes, mut blocks) = (0, 0);
-    for item in items[start..].iter().take_while(|item| open(item)) {
+    let range = items[start].range_of(untouched);
+    for item in items[start..].iter().take_while(|item| item.range_of(untouched) == range) {
         (bytes, blocks) = (bytes + item.bytes(), blocks + item.blocks());
         if !taken.is_empty() && (bytes > bytes_max || blocks > BLOCKS_MAX) {
             break;

@@ -5,19 +5,16 @@ use std::sync::Arc;
 use anyhow::ensure;
 
 use crate::config::Compression;
-use crate::queue::block::{self, SealContext, SealedBlock};
+use crate::queue::block::{SealContext, SealedBlock};
 use crate::queue::cipher::Keyring;
-use crate::queue::seal;
+use crate::queue::filling::{Fill, Filling};
 use crate::reading::{Lineage, Record};
 
 /// Gathers survivors and seals them.
 pub(super) struct Sealing {
     compression: Compression,
     keys: Arc<Keyring>,
-    context: Option<SealContext>,
-    made: seal::Blocks,
-    gathered: Vec<Record>,
-    bytes: usize,
+    filling: Option<Filling>,
     /// Records left out since the last survivor, with those that they told of; of these, thinned.
     skipped: u64,
     thinned: u64,
@@ -25,8 +22,7 @@ pub(super) struct Sealing {
 
 impl Sealing {
     pub(super) fn new(compression: Compression, keys: Arc<Keyring>) -> Self {
-        let (made, gathered) = (seal::Blocks::default(), Vec::new());
-        Self { compression, keys, context: None, made, gathered, bytes: 0, skipped: 0, thinned: 0 }
+        Self { compression, keys, filling: None, skipped: 0, thinned: 0 }
     }
 
     pub(super) fn leave_out(&mut self, record: &Record) {
@@ -34,57 +30,46 @@ impl Sealing {
         self.thinned = self.thinned.saturating_add(record.thinned).saturating_add(1);
     }
 
-    pub(super) fn keep(&mut self, from: &SealedBlock, mut record: Record) -> anyhow::Result<()> {
+    pub(super) fn keep(&mut self, from: &SealedBlock, mut record: Record) {
         record.skipped = record.skipped.saturating_add(std::mem::take(&mut self.skipped));
         record.thinned = record.thinned.saturating_add(std::mem::take(&mut self.thinned));
-        let more = block::record_bytes(&record);
-        let is_other = self.gathered.last().is_some_and(|before| before.position.run() != record.position.run())
-            || self.context.as_ref().is_some_and(|context| *context.lineage != *from.header.lineage);
-        if !self.gathered.is_empty() && (is_other || seal::is_full(self.bytes, more)) {
-            self.seal()?;
+        let new_context = || context(from, self.compression, &self.keys);
+        let filling = self.filling.get_or_insert_with(|| Filling::new(new_context(), Fill::default()));
+        let is_other = filling.gathered().last().is_some_and(|before| before.position.run() != record.position.run());
+        if is_other || *filling.context().lineage != *from.header.lineage {
+            filling.end_block();
         }
-        if self.gathered.is_empty() {
-            self.begin(from);
+        filling.make_room(&record);
+        if filling.gathered().is_empty() {
+            // The first block follows what `from` followed, the others follow each other.
+            let prev_last = filling.context().prev_last;
+            *filling.context() = SealContext { prev_last, ..new_context() };
         }
-        self.bytes += more;
-        self.gathered.push(record);
-        Ok(())
+        filling.add(record);
     }
 
-    /// The next block is one of the same lineage as `from`; the first one follows what `from` followed.
-    fn begin(&mut self, from: &SealedBlock) {
-        let header = &from.header;
-        let prev_last = self.context.as_ref().map_or(header.prev_last, |context| context.prev_last);
-        self.context = Some(SealContext {
-            stream: Arc::clone(&header.stream),
-            lineage: Arc::<Lineage>::clone(&header.lineage),
-            prev_last,
-            cursor_at_seal: header.cursor_at_seal,
-            compression: self.compression,
-            keys: Arc::clone(&self.keys),
-        });
-    }
-
-    fn seal(&mut self) -> anyhow::Result<()> {
-        if let Some(context) = &mut self.context {
-            seal::seal_or_split(context, &self.gathered, &mut self.made);
-        }
-        self.gathered.clear();
-        self.bytes = 0;
-        ensure!(self.made.refused.is_empty(), "a record that was in a block does not fit one");
+    pub(super) fn finish(self) -> anyhow::Result<Vec<SealedBlock>> {
+        let made = self.filling.map(|filling| filling.finish().0).unwrap_or_default();
+        ensure!(made.refused.is_empty(), "a record that was in a block does not fit one");
         // Without a key that seals they stay as they are: never in clear, never gone.
-        if let Some(error) = self.made.failed.take() {
+        if let Some(error) = made.failed {
             return Err(error.into());
-        }
-        Ok(())
-    }
-
-    pub(super) fn finish(mut self) -> anyhow::Result<Vec<SealedBlock>> {
-        if !self.gathered.is_empty() {
-            self.seal()?;
         }
         // The last record always survives.
         ensure!(self.skipped == 0, "{} records left out at the end have no survivor to tell of them", self.skipped);
-        Ok(self.made.blocks)
+        Ok(made.blocks)
+    }
+}
+
+/// Of a block of the same lineage as `from`.
+fn context(from: &SealedBlock, compression: Compression, keys: &Arc<Keyring>) -> SealContext {
+    let header = &from.header;
+    SealContext {
+        stream: Arc::clone(&header.stream),
+        lineage: Arc::<Lineage>::clone(&header.lineage),
+        prev_last: header.prev_last,
+        cursor_at_seal: header.cursor_at_seal,
+        compression,
+        keys: Arc::clone(keys),
     }
 }

@@ -67,12 +67,14 @@ impl Work {
         &self.blocks
     }
 
-    /// Takes at most so many blocks further. Gives what has become of them once it is done; not to be called again then.
+    /// Goes on through blocks of so many bytes before compression, a block at least. Gives what has become of them once it
+    /// is done; not to be called again then.
     ///
     /// # Errors
     /// When a block does not decode or the survivors cannot be sealed.
-    pub(in crate::queue) fn advance(&mut self, blocks_max: usize) -> anyhow::Result<Option<Thinned>> {
-        for _ in 0..blocks_max {
+    pub(in crate::queue) fn advance(&mut self, plain_bytes: usize) -> anyhow::Result<Option<Thinned>> {
+        let mut seen_bytes = 0;
+        while seen_bytes < plain_bytes {
             if self.next == self.blocks.len() {
                 if let Some(done) = self.end_stage()? {
                     return Ok(Some(done));
@@ -80,11 +82,12 @@ impl Work {
                 continue;
             }
             let block = &self.blocks[self.next];
+            seen_bytes += block.plain_bytes();
             for record in block::open(block, &self.keys)? {
                 // A group that failed half way may have left a block that was written once more.
                 if self.last.is_none_or(|last| record.position > last) {
                     self.last = Some(record.position);
-                    self.stage.take(block, record)?;
+                    self.stage.take(block, record);
                 }
             }
             self.next += 1;
@@ -121,18 +124,18 @@ impl Work {
 }
 
 impl Stage {
-    fn take(&mut self, from: &SealedBlock, record: Record) -> anyhow::Result<()> {
+    fn take(&mut self, from: &SealedBlock, record: Record) {
         match self {
             Self::Choosing(selector) => selector.add(&from.header.lineage, &record),
             Self::Sealing { survivors, sealing, removed } => {
                 if survivors.next_if_eq(&record.position).is_some() {
-                    return sealing.keep(from, record);
+                    sealing.keep(from, record);
+                } else {
+                    *removed += 1;
+                    sealing.leave_out(&record);
                 }
-                *removed += 1;
-                sealing.leave_out(&record);
             }
         }
-        Ok(())
     }
 }
 

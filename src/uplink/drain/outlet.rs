@@ -1,11 +1,12 @@
 //! One stream's way out: what it reads, what it may send, and what became of that.
 
-use super::encoding::Writer;
+use super::encoding::Front;
 use crate::queue::StreamIndex;
 use crate::uplink::Settings;
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::rate::{LinkRate, RateLimit};
 use crate::uplink::reader::Reader;
+use crate::uplink::schemas::Writer;
 use crate::uplink::timestamp::Timestamps;
 
 pub(super) struct Outlet {
@@ -21,8 +22,9 @@ pub(super) struct Outlet {
     pub(super) delivered_bytes: u64,
     pub(super) timestamps: Timestamps,
     pub(super) writer: Writer,
-    /// Its next block needs a key that is not there; it is looked at again then.
-    pub(super) key_missing_until_ns: Option<u64>,
+    /// Its next block cannot be opened here; it is looked at again then.
+    pub(super) unopened_until_ns: Option<u64>,
+    pub(super) front: Front,
 }
 
 /// One for each stream, the highest priority first.
@@ -41,7 +43,8 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             delivered_bytes: 0,
             timestamps: Timestamps::default(),
             writer: Writer::new(stream, settings, backoff),
-            key_missing_until_ns: None,
+            unopened_until_ns: None,
+            front: Front::default(),
         })
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));

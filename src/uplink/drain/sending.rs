@@ -14,8 +14,8 @@ const TURN_BYTES: usize = 256 * 1024;
 const PEEK_RECORDS: usize = 1_000;
 /// Most records of a turn of a newest-first stream while the link is down.
 const PROBE_RECORDS: usize = 100;
-/// How often a stream is looked at whose next block needs a key that is not there.
-const KEY_LOOK_NS: u64 = 5_000_000_000;
+/// How often a stream is looked at whose next block cannot be opened: its key is not there, or its version is newer.
+const UNOPENED_LOOK_NS: u64 = 5_000_000_000;
 
 impl Drain<'_> {
     /// One turn of the highest stream that has something and may send it. Gives the records sent.
@@ -89,6 +89,9 @@ impl Drain<'_> {
     /// back: while it is down, a few records are enough to find that out.
     fn begin_turn(&mut self, place: usize) -> bool {
         let down = self.health().is_down();
+        if self.letters.waits(self.outlets[place].index) {
+            return false;
+        }
         let outlet = &mut self.outlets[place];
         if outlet.lane.is_partial() {
             // The rest of a record goes before anything else.
@@ -107,20 +110,21 @@ impl Drain<'_> {
     fn read_ahead(&mut self, place: usize, room: usize) -> bool {
         let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
-        if outlet.key_missing_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) && outlet.reader.ready().is_none() {
+        if outlet.unopened_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) && outlet.reader.ready().is_none() {
             return false;
         }
         let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
         match outlet.reader.read(&self.queue, limit, |lane| outlet.lane.has_of(lane)) {
             Ok(ready) => {
                 self.peek_failed &= !ready;
-                self.has_key(place);
+                self.has_opened(place);
                 ready
             }
-            // Nothing of it is passed over: it goes on after a start with the key, or when the blocks are purged.
-            Err(error @ PeekError::KeyMissing { .. }) => {
-                let again_ns = boot_ns().saturating_add(KEY_LOOK_NS);
-                if outlet.key_missing_until_ns.replace(again_ns).is_none() {
+            // Nothing of it is passed over: it goes on after a start with the key or of a newer version, or when the blocks
+            // are purged.
+            Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
+                let again_ns = boot_ns().saturating_add(UNOPENED_LOOK_NS);
+                if outlet.unopened_until_ns.replace(again_ns).is_none() {
                     let name = outlet.name.clone();
                     self.health().hold(&name, error.to_string());
                 }
@@ -139,8 +143,8 @@ impl Drain<'_> {
     }
 
     /// The stream's next block can be opened, or there is none.
-    fn has_key(&mut self, place: usize) {
-        if self.outlets[place].key_missing_until_ns.take().is_some() {
+    fn has_opened(&mut self, place: usize) {
+        if self.outlets[place].unopened_until_ns.take().is_some() {
             let name = self.outlets[place].name.clone();
             self.health().release(&name);
         }
@@ -153,25 +157,25 @@ impl Drain<'_> {
         let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let count = outlet.writer.front.encoded.count();
-        let bytes = outlet.writer.front.encoded.bytes() + count * record.device.len();
-        while outlet.writer.front.handed_over < count {
-            let index = outlet.writer.front.handed_over;
+        let count = outlet.front.encoded.count();
+        let bytes = outlet.front.encoded.bytes() + count * record.device.len();
+        while outlet.front.handed_over < count {
+            let index = outlet.front.handed_over;
             let serial = outlet.lane.next_serial();
             let token = self.tokens.take(Sent { stream: outlet.index.0, serial, timestamp_ms });
-            let payload = outlet.writer.front.encoded.payload(index);
-            let headers = outlet.writer.front.encoded.headers(index);
+            let payload = outlet.front.encoded.payload(index);
+            let headers = outlet.front.encoded.headers(index);
             let key = &record.device;
             let outgoing = Outgoing { topic: &outlet.topic, key, payload, headers: &headers, timestamp_ms, token };
             if let Err(error) = client.send(outgoing) {
                 self.tokens.give_back(token);
                 return Err(error);
             }
-            outlet.writer.front.handed_over += 1;
+            outlet.front.handed_over += 1;
             outlet.lane.took(lane, record.position, bytes / count, index + 1 == count);
         }
         outlet.reader.took();
-        outlet.writer.front.forget();
+        outlet.front.forget();
         Ok(bytes)
     }
 }

@@ -114,6 +114,11 @@ impl Encoder {
         self.schema.as_ref().map(Schema::plan)
     }
 
+    /// Whether it needs a registered schema.
+    pub fn has_schema(&self) -> bool {
+        self.schema.is_some()
+    }
+
     /// This schema is registered.
     pub fn registered(&mut self, registered: Registered) {
         if let Some(schema) = &mut self.schema {

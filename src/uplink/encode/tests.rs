@@ -58,6 +58,7 @@ fn encoder(encoding: Encoding, shape: Shape, cloudevents: bool) -> Encoder {
         registry: Some(registry),
         cloudevents,
         untyped_sources: ["yard".into()].into(),
+        dead_letter_topic: None,
     };
     Encoder::new(&stream, &gateway, &output)
 }

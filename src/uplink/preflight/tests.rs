@@ -147,6 +147,34 @@ fn a_line_names_stream_topic_value_and_limit() {
 }
 
 #[test]
+fn a_dead_letter_topic_is_judged_by_what_would_go_into_the_file() {
+    let found = |change: &dyn Fn(&mut TopicFacts)| {
+        let mut seen = good();
+        let mut facts = TopicFacts { topic: "dead-letters".into(), ..good().topics[0].clone() };
+        facts.settings.as_mut().unwrap().message_bytes_max = Some(10 << 20);
+        change(&mut facts);
+        seen.topics.push(facts);
+        let findings = judge(&kafka(), &[stream(None)], &seen);
+        assert!(findings.iter().all(|finding| finding.topic.as_deref() == Some("dead-letters")), "{findings:?}");
+        findings.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&|_| {}), [""; 0]);
+    let one = |change: &dyn Fn(&mut TopicFacts)| {
+        let lines = found(change);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].clone()
+    };
+    let missing = one(&|facts| facts.partitions = Err(Unlisted::Missing));
+    assert!(missing.starts_with("problem: dead-letter topic dead-letters: topic: it is not there"), "{missing}");
+    assert!(one(&|facts| facts.partitions = Err(Unlisted::Forbidden)).contains("right to Describe"));
+    assert!(one(&|facts| facts.write = WriteAnswer::Forbidden).contains("right to Write: missing; dead letters"));
+    let small = one(&|facts| facts.settings.as_mut().unwrap().message_bytes_max = Some(1_048_588));
+    assert!(small.starts_with("warning: dead-letter topic dead-letters: max.message.bytes is 1048588"), "{small}");
+    let compact = |facts: &mut TopicFacts| facts.settings.as_mut().unwrap().cleanup_policy = Some("compact".into());
+    assert!(one(&compact).contains("cleanup.policy"));
+}
+
+#[test]
 fn no_connection_is_a_problem_with_every_reason() {
     let connection = Err(vec!["refused".to_owned(), "wrong password".to_owned()]);
     let seen = Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new() };

@@ -6,7 +6,7 @@ use super::outlet::{Open, Sent};
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
-use crate::kafka::{Failure, Outgoing, Producer, SendError, stream_window};
+use crate::kafka::{Failure, Outgoing, Producer, SendError};
 use crate::metrics::ByKind;
 use crate::queue::{Limit, block};
 use crate::reading::{Position, Record};
@@ -18,13 +18,13 @@ const PEEK_BYTES: usize = 256 * 1024;
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
 /// Tells readers that a record may stand twice.
-const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
+pub(super) const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
 
 impl Exactly<'_> {
     /// Reads ahead for the outlet. Gives whether a transaction should begin with what there is now.
     pub(super) fn gather(&mut self, place: usize) -> bool {
         let now_ns = boot_ns();
-        let window = stream_window(&self.settings.kafka, self.outlets.len());
+        let window = self.window;
         let Some(allowed) = self.allowance(place, now_ns) else { return false };
         let bytes_max = self.size.bytes(window.bytes_max).min(allowed.bytes);
         let outlet = &mut self.outlets[place];
@@ -33,7 +33,7 @@ impl Exactly<'_> {
             return false;
         }
         let mut is_full = outlet.is_full(room, bytes_max);
-        while !is_full && self.read_on(place, room, bytes_max) {
+        while !is_full && !self.is_unopened(place) && self.read_on(place, room, bytes_max) {
             is_full = self.outlets[place].is_full(room, bytes_max);
         }
         let outlet = &self.outlets[place];
@@ -56,15 +56,17 @@ impl Exactly<'_> {
         let after = outlet.ready.back().map(|record| record.position);
         let batch = match self.queue.peek(outlet.index, after, limit) {
             Ok(Some(batch)) => batch,
-            Ok(None) => return false,
+            Ok(None) => {
+                self.can_read(place);
+                return false;
+            }
             Err(error) => {
-                if !std::mem::replace(&mut self.peek_failed, true) {
-                    tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
-                }
+                self.cannot_read(place, &error);
                 return false;
             }
         };
-        self.peek_failed = false;
+        self.can_read(place);
+        let outlet = &mut self.outlets[place];
         let Some(first) = outlet.ready.front().or_else(|| batch.records.first()).map(|record| record.position) else {
             return false;
         };
@@ -134,6 +136,7 @@ impl Exactly<'_> {
         let mut open = Open {
             place,
             range: None,
+            letter: None,
             first_token,
             records: Vec::with_capacity(self.outlets[place].ready.len()),
             count: 0,
@@ -187,13 +190,20 @@ impl Exactly<'_> {
     fn send_one(&mut self, client: &Producer, place: usize, record: &Record, open: &mut Open) -> Result<(), SendError> {
         let outlet = &mut self.outlets[place];
         let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
-        if let Err(error) = outlet.encoder.encode(lineage, record, &mut self.encoded) {
-            return Err(SendError::Failed(Failure::held(error.to_string())));
+        if outlet.writer.encoder.encode(lineage, record, &mut self.encoded).is_err() {
+            // Its schema comes before the next transaction.
+            return Err(SendError::Full);
+        }
+        let count = self.encoded.count();
+        let bytes = self.encoded.bytes() + count * record.device.len();
+        let messages = open.records.len() + count;
+        if open.count > 0 && (messages > self.window.records_max || open.bytes + bytes > self.window.bytes_max) {
+            // The client would take a part of its messages only.
+            return Err(SendError::Full);
         }
         let refused = outlet.lane.is_retimed(record.position);
         let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
-        let count = self.encoded.count();
         for index in 0..count {
             let mut headers = self.encoded.headers(index);
             headers.extend(doubtful.then_some(DOUBTFUL));
@@ -211,7 +221,6 @@ impl Exactly<'_> {
                 return Err(error);
             }
         }
-        let bytes = self.encoded.bytes() + count * record.device.len();
         for index in 0..count {
             let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
             open.records.push(Sent { serial, timestamp_ms });

@@ -29,6 +29,8 @@ pub struct Cursor {
     pub lanes: Lanes,
     /// Records that Kafka may have twice: sent with a mark.
     pub doubtful: Option<Range>,
+    /// So many records were left out before the first that is not delivered, and it does not say so by itself.
+    pub skipped: u64,
 }
 
 impl Cursor {
@@ -41,6 +43,9 @@ impl Cursor {
         }
         if let Some((first, last)) = self.doubtful {
             let _ = write!(metadata, " {:x}-{:x}", first.packed(), last.packed());
+        }
+        if self.skipped > 0 {
+            let _ = write!(metadata, " +{:x}", self.skipped);
         }
         // A position is a positive i64.
         Committed { offset: i64::try_from(self.lanes.cursor().packed()).unwrap_or(i64::MAX), metadata }
@@ -55,16 +60,16 @@ impl Cursor {
         let queue = Uuid::try_parse(words.next()?).ok()?;
         let life = u64::from_str_radix(words.next()?, 16).ok()?;
         let lanes = Lanes::decode(&bytes(words.next()?)?).ok()?;
-        let doubtful = match words.next() {
-            Some(word) => {
-                let (first, last) = word.split_once('-')?;
-                let position = |text| u64::from_str_radix(text, 16).ok().map(Position::from_packed);
-                Some((position(first)?, position(last)?))
+        let mut cursor = Self { queue, life, lanes, doubtful: None, skipped: 0 };
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        for word in words {
+            if let Some((first, last)) = word.split_once('-') {
+                cursor.doubtful = Some((Position::from_packed(number(first)?), Position::from_packed(number(last)?)));
+            } else {
+                cursor.skipped = number(word.strip_prefix('+')?)?;
             }
-            None => None,
-        };
-        let cursor = Self { queue, life, lanes, doubtful };
-        (words.next().is_none() && cursor.encode().offset == committed.offset).then_some(cursor)
+        }
+        (cursor.encode() == *committed).then_some(cursor)
     }
 }
 
@@ -128,7 +133,7 @@ mod tests {
     }
 
     fn cursor(seq: u64, life: u64) -> Cursor {
-        Cursor { queue: Uuid::from_u128(7), life, lanes: Lanes::from_cursor(at(seq)), doubtful: None }
+        Cursor { queue: Uuid::from_u128(7), life, lanes: Lanes::from_cursor(at(seq)), doubtful: None, skipped: 0 }
     }
 
     #[test]
@@ -138,10 +143,12 @@ mod tests {
             assert!(lanes.split_last(at(n * 10)));
             lanes.ack_lane(n as usize, at(n * 10 + 2));
         }
-        let full = Cursor { lanes, doubtful: Some((at(3), Position::END)), ..cursor(0, u64::MAX) };
+        let full = Cursor { lanes, doubtful: Some((at(3), Position::END)), skipped: u64::MAX, ..cursor(0, u64::MAX) };
         let committed = full.encode();
         assert!(committed.metadata.len() < 1024, "{}", committed.metadata.len());
-        assert_eq!(Cursor::decode(&committed), Some(full));
+        assert_eq!(Cursor::decode(&committed), Some(full.clone()));
+        let marked = Cursor { doubtful: None, skipped: 3, ..full };
+        assert_eq!(Cursor::decode(&marked.encode()), Some(marked));
     }
 
     #[test]
@@ -179,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_no_cursor_does_no_harm(offset: i64, metadata in "(forebay1 )?[0-9a-f \\-é]{0,120}") {
+        fn what_is_no_cursor_does_no_harm(offset: i64, metadata in "(forebay1 )?[0-9a-f \\-+é]{0,120}") {
             let _ = Cursor::decode(&Committed { offset, metadata });
         }
     }

@@ -112,10 +112,13 @@ impl Exactly<'_> {
             return Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()));
         };
         if let Some((_, last)) = open.range {
-            lanes.ack_range(Position::ZERO, last);
+            // What is not read over is not in front of what was sent.
+            lanes.ack_range(Position::ZERO, last, |_| false);
         }
+        let of_letter = open.letter.map_or(0, |skipped| skipped.saturating_add(1));
+        let skipped = self.queue.skipped_at(outlet.index, lanes.cursor()).saturating_add(of_letter);
         let doubtful = outlet.doubtful.filter(|(first, last)| lanes.first_open(*first) <= *last);
-        let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful };
+        let cursor = Cursor { queue: self.queue.id(), life: self.lives.newest(), lanes, doubtful, skipped };
         let sent = client.send_cursor(group, &outlet.topic, &cursor.encode(), SLICE);
         self.ended(sent)
     }

@@ -109,6 +109,9 @@ impl Exactly<'_> {
         tracing::debug!(stream = outlet.name, local = %local.cursor(), kafka = ?cursor.map(|cursor| cursor.lanes.cursor()),
             "cursor of the stream");
         self.queue.adopt_lanes(outlet.index, &lanes);
+        if let Some(cursor) = cursor {
+            self.queue.carry_skipped(outlet.index, cursor.lanes.cursor(), cursor.skipped);
+        }
         match doubtful {
             Some((first, last)) if cursor.is_none() => tracing::warn!(stream = outlet.name, %first, %last,
                 "kafka has forgotten the cursor while a transaction was in doubt; its records are sent again, marked"),

@@ -2,7 +2,8 @@
 //!
 //! One transaction has records of one stream, one lane and one run, ascending. `session` says what the client does next,
 //! `cursor` what Kafka keeps and what a start makes of it (both pure); `thread` does it: `look` reads the
-//! cursors, `batch` fills transactions, `link` serves the client, `outcome` tells the queue.
+//! cursors, `batch` fills transactions, `schema` has what they need registered before, `letter` sets
+//! records aside, `link` serves the client, `outcome` tells the queue.
 //!
 //! # Why nothing is delivered twice
 //!
@@ -19,11 +20,14 @@
 
 mod batch;
 mod cursor;
+mod letter;
 mod limits;
 mod link;
 mod look;
 mod outcome;
 mod outlet;
+mod reading;
+mod schema;
 mod session;
 mod thread;
 

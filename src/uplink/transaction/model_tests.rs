@@ -358,7 +358,7 @@ impl World {
         }
         let doubtful = self.agent.doubtful.filter(|(first, last)| lanes.first_open(*first) <= *last);
         let life = self.disk.lives.len() as u64;
-        Cursor { queue: queue(), life, lanes, doubtful }.encode()
+        Cursor { queue: queue(), life, lanes, doubtful, skipped: 0 }.encode()
     }
 
     fn begin(&mut self) {

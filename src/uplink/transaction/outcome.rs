@@ -23,6 +23,9 @@ impl Exactly<'_> {
         self.size.took(open.bytes, now_ns.saturating_sub(open.began_ns));
         let outlet = &mut self.outlets[open.place];
         outlet.committed_ns = Some(now_ns);
+        if let (Some(skipped), Some((position, _))) = (open.letter, open.range) {
+            return self.letter_committed(open.place, position, skipped);
+        }
         let mut through: Option<Position> = None;
         let mut events = Vec::new();
         for sent in &open.records {
@@ -66,6 +69,10 @@ impl Exactly<'_> {
         if failure.class == Class::Held {
             // Whether the topic is there is asked before the next.
             outlet.committed_ns = None;
+        }
+        if open.letter.is_some() {
+            self.queue.end_transaction(outlet.index);
+            return self.letter_failed(open.place, failure);
         }
         let mut events = Vec::new();
         for (number, sent) in open.records.iter().enumerate() {
@@ -123,7 +130,9 @@ impl Exactly<'_> {
                 let _ = outlet.lane.goes_on();
             }
             let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            match outlet.lane.held() {
+            // A key that is missing is found out anew.
+            outlet.unopened_until_ns = None;
+            match outlet.lane.held().or_else(|| outlet.writer.held()) {
                 Some(reason) => health.hold(&outlet.name, reason.to_owned()),
                 None => health.release(&outlet.name),
             }
@@ -137,7 +146,7 @@ impl Exactly<'_> {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through.position),
                 Event::Held(reason) => self.health().hold(&outlet.name, reason),
                 Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, error) => self.set_aside(place, position, &error),
+                Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 // The session finds that out by itself.
                 Event::Rebuild(_) => {}
             }
@@ -146,21 +155,5 @@ impl Exactly<'_> {
         if outlet.lane.take_rewound() {
             outlet.forget_ready();
         }
-    }
-
-    /// Puts a poison record into the dead-letter file; where that fails, the stream waits with it.
-    fn set_aside(&mut self, place: usize, position: Position, error: &str) {
-        if self.stop.is_cancelled() {
-            return;
-        }
-        let outlet = &mut self.outlets[place];
-        let events = match self.queue.set_aside(outlet.index, position, error) {
-            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
-            Err(failed) => {
-                let reason = format!("poison record {position} ({error}) stays: {failed}");
-                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
-            }
-        };
-        self.follow(place, events);
     }
 }

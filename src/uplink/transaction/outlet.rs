@@ -8,9 +8,10 @@ use crate::config::Stream;
 use crate::kafka::{Failure, Group};
 use crate::queue::StreamIndex;
 use crate::reading::{Lineage, Record};
-use crate::uplink::encode::Encoder;
 use crate::uplink::lane::{Backoff, Lane};
+use crate::uplink::letter::Letter;
 use crate::uplink::rate::RateLimit;
+use crate::uplink::schemas::Writer;
 use crate::uplink::timestamp::Timestamps;
 
 /// A stream as the thread knows it.
@@ -20,8 +21,8 @@ pub(super) struct Outlet {
     pub(super) priority: u8,
     pub(super) index: StreamIndex,
     pub(super) lane: Lane,
+    pub(super) writer: Writer,
     pub(super) rate: RateLimit,
-    pub(super) encoder: Encoder,
     /// Read and not yet sent: of one lane, one run, one lineage.
     pub(super) ready: VecDeque<Record>,
     pub(super) ready_bytes: usize,
@@ -31,33 +32,42 @@ pub(super) struct Outlet {
     pub(super) ready_since_ns: u64,
     pub(super) lineage: Option<Arc<Lineage>>,
     pub(super) timestamps: Timestamps,
+    /// Its next block cannot be opened here; it is looked at again then, boot time in ns.
+    pub(super) unopened_until_ns: Option<u64>,
     /// The group that keeps the cursor, once it was asked.
     pub(super) group: Option<Group>,
     /// When this client last committed the cursor, boot time in ns.
     pub(super) committed_ns: Option<u64>,
     /// Records that Kafka may have already.
     pub(super) doubtful: Option<Range>,
+    /// Its first record goes to the dead-letter topic.
+    pub(super) letter: Option<Letter>,
+    /// Its records could not be read the last time.
+    pub(super) peek_failed: bool,
 }
 
 impl Outlet {
-    pub(super) fn new(index: usize, stream: &Stream, encoder: Encoder, backoff: Backoff) -> Self {
+    pub(super) fn new(index: usize, stream: &Stream, writer: Writer, backoff: Backoff) -> Self {
         Self {
             name: stream.name.to_string(),
             topic: stream.topic.clone(),
             priority: stream.priority,
             index: StreamIndex(index),
             lane: Lane::new(backoff),
+            writer,
             rate: RateLimit::new(stream.rate),
-            encoder,
             ready: VecDeque::new(),
             ready_bytes: 0,
             ready_is_whole: false,
             ready_since_ns: 0,
             lineage: None,
             timestamps: Timestamps::default(),
+            unopened_until_ns: None,
             group: None,
             committed_ns: None,
             doubtful: None,
+            letter: None,
+            peek_failed: false,
         }
     }
 
@@ -85,6 +95,8 @@ pub(super) struct Open {
     pub(super) place: usize,
     /// First and last position; `None`: it commits the cursor alone.
     pub(super) range: Option<Range>,
+    /// It puts its one record into the dead-letter topic: what that said was left out before it.
+    pub(super) letter: Option<u64>,
     /// Token of the first record; the others follow.
     pub(super) first_token: usize,
     /// One entry a message.
@@ -109,6 +121,7 @@ impl Open {
         Self {
             place,
             range: None,
+            letter: None,
             first_token: 0,
             records: Vec::new(),
             count: 0,

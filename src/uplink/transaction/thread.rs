@@ -11,19 +11,20 @@ use super::outlet::{Open, Outlet, Size};
 use super::session::{Event as Turn, Loss, Patience, Session, Step};
 use crate::clock::boot_ns;
 use crate::config::Transactions;
-use crate::kafka::{Failure, Notice, Producer, Report, TlsFiles};
+use crate::kafka::{Failure, Notice, Producer, Report, TlsFiles, Window, stream_window};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
-use crate::uplink::encode::{Encoded, Encoder};
+use crate::uplink::encode::Encoded;
 use crate::uplink::health::Health;
 use crate::uplink::lane::Backoff;
 use crate::uplink::metering::Metering;
+use crate::uplink::schemas::{Schemas, Writer};
 use crate::uplink::{Pace, Settings};
 
 /// Longest wait of one call of the client.
 pub(super) const SLICE: Duration = Duration::from_millis(500);
 /// Longest wait for a topic's metadata.
-const TOPIC_MAX: Duration = Duration::from_secs(3);
+pub(super) const TOPIC_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a push.
 const IDLE_MAX: Duration = Duration::from_millis(200);
 /// Longest pause between two tries to read the cursors: the agent has no client then that would notice the link.
@@ -41,9 +42,11 @@ pub(super) struct Exactly<'a> {
     pub(super) open: Option<Open>,
     pub(super) next_token: usize,
     pub(super) size: Size,
+    /// What the client holds at most.
+    pub(super) window: Window,
     pub(super) encoded: Encoded,
+    pub(super) schemas: Schemas,
     pub(super) metering: Metering,
-    pub(super) peek_failed: bool,
     pub(super) stop: CancellationToken,
     pub(super) health: &'a Mutex<Health>,
     pub(super) how: Transactions,
@@ -74,10 +77,7 @@ pub(in crate::uplink) fn run(
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let streams = settings.streams.iter().enumerate();
     let mut outlets: Vec<Outlet> = streams
-        .map(|(index, stream)| {
-            let encoder = Encoder::new(stream, &settings.gateway, &settings.kafka.output);
-            Outlet::new(index, stream, encoder, backoff)
-        })
+        .map(|(index, stream)| Outlet::new(index, stream, Writer::new(stream, &settings, backoff), backoff))
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let kafka = &settings.kafka;
@@ -89,7 +89,9 @@ pub(in crate::uplink) fn run(
         transaction_ns: as_ns(how.timeout),
     };
     let id = transactional_id(&how, &settings.gateway.id, &queue);
+    let schemas = Schemas::start(&settings, &stop);
     let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
+    let window = stream_window(&settings.kafka, outlets.len());
     let mut thread = Exactly {
         lives: queue.lives(),
         settings,
@@ -100,9 +102,10 @@ pub(in crate::uplink) fn run(
         open: None,
         next_token: 0,
         size: Size::new(),
+        window,
         encoded: Encoded::default(),
+        schemas,
         metering,
-        peek_failed: false,
         stop,
         health,
         how,
@@ -117,6 +120,7 @@ pub(in crate::uplink) fn run(
         tls_looked_ns: boot_ns(),
         renew: false,
     };
+    thread.load_schemas();
     thread.pause(as_ns(pace.first_delay_max.mul_f64(fastrand::f64())).saturating_add(boot_ns()));
     thread.work();
     thread.health().stopped();
@@ -232,6 +236,7 @@ impl Exactly<'_> {
     /// Begins the most urgent transaction, or waits for something to send.
     fn choose(&mut self, client: &Producer) -> Option<Turn> {
         self.look_at_tls_files();
+        self.look_at_registry();
         if self.renew {
             return None;
         }
@@ -243,14 +248,19 @@ impl Exactly<'_> {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
                     return self.commit_cursor(client, place);
                 }
-            } else if self.gather(place) {
+            } else if self.outlets[place].letter.is_some() {
+                if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
+                    return self.send_letter(client, place);
+                }
+            } else if self.gather(place) && self.can_be_written(place) {
                 let turn = self.send_ready(client, place);
                 self.step_back(place);
                 return turn;
             }
         }
         let wait = self.idle_wait();
-        if self.outlets.iter().any(|outlet| !outlet.ready.is_empty()) {
+        let now_ns = boot_ns();
+        if self.outlets.iter().any(|outlet| !outlet.ready.is_empty() && !outlet.writer.is_shut(now_ns)) {
             // What is gathered waits for its time, not for more of its kind.
             std::thread::park_timeout(wait);
         } else {

@@ -23,7 +23,7 @@ impl Authority {
         std::fs::read_to_string(self.path("pem")).unwrap()
     }
 
-    /// A certificate for the common name, valid for so many days from now on, and its key; both in PEM.
+    /// A certificate for the common name, valid for so many days from now on (0: until now), and its key; both in PEM.
     pub fn issue(&self, common_name: &str, days: i32) -> (String, String) {
         let at = |end: &str| self.dir.join(format!("{}-{common_name}.{end}", self.name));
         let (key, request, names, cert) = (at("key"), at("request"), at("names"), at("pem"));

@@ -18,7 +18,7 @@ fn with_password(mechanism: &str) -> String {
 fn logins_rights_and_questions() {
     let mut stage = Stage::new("secure::logins");
     stage.certificate("gateway", "gateway-1", 20);
-    stage.certificate("expired", "gateway-1", -1);
+    stage.certificate("expired", "gateway-1", 0);
     every_login_delivers(&mut stage);
     tokens_are_renewed_while_records_flow(&mut stage);
     strangers_are_refused(&mut stage);

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::Compression;
 use crate::queue::block;
 use crate::queue::epoch::tests::{block_of, open_store};
-use crate::queue::seal::{self, Blocks};
+use crate::queue::filling::{Fill, Filling};
 use crate::queue::store::{BlockStore as _, Replacement, StoreError};
 use crate::reading::{Position, Record};
 
@@ -39,7 +39,6 @@ fn records(store: &mut EpochStore, stream: &str) -> Vec<Record> {
 
 /// Keeps the first and the last record of each block.
 fn ends(blocks: &[SealedBlock]) -> Vec<SealedBlock> {
-    let mut made = Blocks::default();
     let mut context = block::tests::context(Compression::None);
     context.prev_last = blocks[0].header.prev_last;
     let all: Vec<Record> = blocks.iter().flat_map(|block| block::open(block, &Default::default()).unwrap()).collect();
@@ -47,8 +46,12 @@ fn ends(blocks: &[SealedBlock]) -> Vec<SealedBlock> {
         blocks.iter().any(|block| block.header.first == record.position || block.header.last == record.position)
     };
     let kept: Vec<Record> = all.iter().filter(is_end).cloned().collect();
-    kept.chunks(50).for_each(|records| seal::seal_or_split(&mut context, records, &mut made));
-    made.blocks
+    let mut filling = Filling::new(context, Fill::default());
+    for records in kept.chunks(50) {
+        records.iter().for_each(|record| filling.add(record.clone()));
+        filling.end_block();
+    }
+    filling.finish().0.blocks
 }
 
 fn rewrite(

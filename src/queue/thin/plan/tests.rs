@@ -20,8 +20,12 @@ fn hours(passes: &[u32]) -> Vec<StreamEpoch> {
     (0..).zip(passes).map(hour).collect()
 }
 
+fn all_from(from: Position) -> [(Position, Position); 1] {
+    [(from, Position::END)]
+}
+
 fn next(epochs: &[StreamEpoch]) -> Option<(Vec<u64>, u32, bool)> {
-    let plan = plan(epochs, Position::ZERO, 1_500)?;
+    let plan = plan(epochs, &all_from(Position::ZERO), 1_500)?;
     Some((plan.epochs, plan.pass, plan.widest.is_some()))
 }
 
@@ -50,11 +54,25 @@ fn neighbours_are_put_together_while_they_fit() {
 #[test]
 fn what_the_uplink_has_seen_and_what_is_written_stay_as_they_are() {
     let mut epochs = hours(&[0, 0, 0]);
-    let from = Position::new(1, 1);
-    assert_eq!(plan(&epochs, from, 1_500).unwrap().epochs, [2]);
+    let from = all_from(Position::new(1, 1));
+    assert_eq!(plan(&epochs, &from, 1_500).unwrap().epochs, [2]);
     epochs[1].rewritable = false;
-    assert_eq!(plan(&epochs, from, 1_500).unwrap().epochs, [3]);
-    assert_eq!(plan(&epochs, Position::new(1, 7_201), 1_500), None);
+    assert_eq!(plan(&epochs, &from, 1_500).unwrap().epochs, [3]);
+    assert_eq!(plan(&epochs, &all_from(Position::new(1, 7_201)), 1_500), None);
+}
+
+#[test]
+fn lanes_are_thinned_apart_and_what_crosses_their_ends_is_not() {
+    let at = |seq| Position::new(1, seq);
+    let mut epochs = hours(&[0, 0, 0, 0]);
+    for epoch in &mut epochs {
+        epoch.epoch_bytes = 100;
+    }
+    let plan_of = |lanes: &[(Position, Position)]| plan(&epochs, lanes, 1_500).map(|plan| plan.epochs);
+    assert_eq!(plan_of(&[(at(0), at(7_200)), (at(7_200), Position::END)]), Some(vec![1, 2]), "not put together");
+    assert_eq!(plan_of(&[(at(1), at(7_200)), (at(7_200), Position::END)]), Some(vec![2]));
+    assert_eq!(plan_of(&[(at(1), at(7_199)), (at(7_200), Position::END)]), Some(vec![3, 4]));
+    assert_eq!(plan_of(&[(at(1), at(7_199)), (at(7_201), at(14_399))]), None);
 }
 
 #[test]
@@ -71,7 +89,7 @@ fn no_interval_is_wider_than_a_twelfth_of_the_time() {
     // Three hours: 900 s at most, so 512 s.
     let widest = pass_of(512_000_000_000);
     assert_eq!(width_ns(widest), 512_000_000_000);
-    assert_eq!(plan(&hours(&[widest - 1; 3]), Position::ZERO, 1_500).unwrap().pass, widest);
+    assert_eq!(plan(&hours(&[widest - 1; 3]), &all_from(Position::ZERO), 1_500).unwrap().pass, widest);
     assert_eq!(next(&hours(&[widest; 3])), None);
     assert_eq!(next(&hours(&[widest + 3, widest, 0])), Some((vec![3], widest, false)), "it was longer before");
     assert_eq!(next(&hours(&[0])), Some((vec![1], 1, true)));
