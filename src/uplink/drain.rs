@@ -6,6 +6,7 @@ mod encoding;
 mod letter;
 mod limits;
 mod outlet;
+mod reports;
 mod sending;
 mod tls;
 
@@ -16,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Tokens;
 use super::health::Health;
-use super::lane::{Backoff, Event};
+use super::lane::Backoff;
 use super::metering::Metering;
 use super::schemas::Schemas;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
 use crate::kafka::{Notice, Producer, Refusal, Report};
-use crate::metrics::{ByKind, ByStream, Metrics};
+use crate::metrics::{ByKind, Metrics};
 use crate::queue::Queue;
 use letter::Letters;
 use outlet::Outlet;
@@ -247,58 +248,7 @@ impl Drain<'_> {
         if let Some(reason) = client.fatal_error() {
             self.rebuild = Some(reason);
         }
-        let mut reports = std::mem::take(&mut self.reports);
-        let count = reports.len();
-        for report in reports.drain(..) {
-            self.report(report);
-        }
-        self.reports = reports;
-        self.measure_links();
-        count
-    }
-
-    fn report(&mut self, report: Report) {
-        let Some(sent) = self.tokens.give_back(report.token) else { return };
-        let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == sent.stream) else { return };
-        self.watchdog.sign(sent.stream, boot_ns());
-        match &report.failure {
-            None => {
-                self.connected();
-                let outlet = &mut self.outlets[place];
-                outlet.timestamps.accepted(sent.timestamp_ms);
-                let stream = outlet.name.clone();
-                self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc();
-            }
-            Some(failure) => {
-                self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
-            }
-        }
-        let outlet = &mut self.outlets[place];
-        let (delivered, (_, bytes)) = (report.failure.is_none(), outlet.lane.in_flight());
-        let events = outlet.lane.reported(sent.serial, report.failure, boot_ns(), fastrand::f64());
-        if delivered {
-            outlet.delivered_bytes += bytes.saturating_sub(outlet.lane.in_flight().1) as u64;
-        }
-        self.follow(place, events);
-    }
-
-    fn follow(&mut self, place: usize, events: Vec<Event>) {
-        for event in events {
-            let outlet = &self.outlets[place];
-            match event {
-                Event::Acknowledged(through) => self.queue.ack_lane(outlet.index, through.lane, through.position),
-                Event::Held(reason) => self.health().hold(&outlet.name, reason),
-                Event::Released => self.health().release(&outlet.name),
-                Event::SetAside(position, failure) => self.set_aside(place, position, failure),
-                Event::Rebuild(reason) => self.rebuild = Some(reason),
-            }
-        }
-        // After a rewind the lane reads again from the cursor; what was read ahead is not next any more.
-        let outlet = &mut self.outlets[place];
-        if outlet.lane.take_rewound() {
-            outlet.reader.rewind();
-            outlet.front.forget();
-        }
+        self.take_reports()
     }
 
     fn connected(&mut self) {

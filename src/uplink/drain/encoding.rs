@@ -35,7 +35,7 @@ impl Drain<'_> {
     }
 
     /// Makes messages of the record that is ready, unless that is done. Gives whether it can be handed over now.
-    pub(super) fn encode_ready(&mut self, place: usize) -> bool {
+    pub(super) fn encode_ready(&mut self, place: usize, now_ns: u64) -> bool {
         let outlet = &mut self.outlets[place];
         let Some(Ready { record, lineage, .. }) = outlet.reader.ready() else { return false };
         let position = record.position;
@@ -43,7 +43,6 @@ impl Drain<'_> {
             return true;
         }
         outlet.front.forget();
-        let now_ns = boot_ns();
         if outlet.writer.is_shut(now_ns) {
             return false;
         }

@@ -3,6 +3,7 @@
 use super::encoding::Front;
 use crate::queue::StreamIndex;
 use crate::uplink::Settings;
+use crate::uplink::delivery::Through;
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::rate::{LinkRate, RateLimit};
 use crate::uplink::reader::Reader;
@@ -20,11 +21,25 @@ pub(super) struct Outlet {
     pub(super) link: LinkRate,
     /// Reported delivered since the link was last measured.
     pub(super) delivered_bytes: u64,
+    /// Reported delivered since they were last counted.
+    pub(super) delivered_messages: u64,
+    /// Delivered and not yet told to the queue: how far each of its lanes.
+    pub(super) acknowledged: Vec<Through>,
     pub(super) timestamps: Timestamps,
     pub(super) writer: Writer,
     /// Its next block cannot be opened here; it is looked at again then.
     pub(super) unopened_until_ns: Option<u64>,
     pub(super) front: Front,
+}
+
+impl Outlet {
+    /// Everything sent of a lane up to there is delivered.
+    pub(super) fn note_acknowledged(&mut self, through: Through) {
+        match self.acknowledged.iter_mut().find(|known| known.lane == through.lane) {
+            Some(known) => known.position = through.position,
+            None => self.acknowledged.push(through),
+        }
+    }
 }
 
 /// One for each stream, the highest priority first.
@@ -41,6 +56,8 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             rate: RateLimit::new(stream.rate),
             link: LinkRate::default(),
             delivered_bytes: 0,
+            delivered_messages: 0,
+            acknowledged: Vec::new(),
             timestamps: Timestamps::default(),
             writer: Writer::new(stream, settings, backoff),
             unopened_until_ns: None,

@@ -61,10 +61,10 @@ impl Drain<'_> {
             }
             let outlet = &mut self.outlets[place];
             let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
-            if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place) {
+            if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place, now_ns) {
                 break;
             }
-            match self.send_next(client, place) {
+            match self.send_next(client, place, now_ns) {
                 Ok(size) => {
                     sent += 1;
                     bytes += size;
@@ -152,11 +152,11 @@ impl Drain<'_> {
 
     /// Sends the messages of the record that is ready; those that the client does not take are sent next. Gives their
     /// bytes.
-    fn send_next(&mut self, client: &Producer, place: usize) -> Result<usize, SendError> {
+    fn send_next(&mut self, client: &Producer, place: usize, now_ns: u64) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
         let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns);
         let count = outlet.front.encoded.count();
         let bytes = outlet.front.encoded.bytes() + count * record.device.len();
         while outlet.front.handed_over < count {
