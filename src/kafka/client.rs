@@ -145,9 +145,18 @@ struct BrokerStatistics {
     #[serde(default)]
     state: String,
     #[serde(default)]
-    connects: u64,
+    disconnects: u64,
     #[serde(default)]
     req: RequestStatistics,
+}
+
+impl BrokerStatistics {
+    /// Connections that came about. The library's own `connects` counts attempts, and a link that is down has many of
+    /// them; `disconnects` counts only ends of connections that stood.
+    fn connections(&self) -> u64 {
+        let stands = matches!(&*self.state, "UP" | "APIVERSION_QUERY" | "AUTH_HANDSHAKE" | "AUTH_REQ" | "REAUTH");
+        self.disconnects.saturating_add(u64::from(stands))
+    }
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -184,7 +193,7 @@ impl ClientContext for Context {
             sent_bytes: parsed.tx_bytes,
             answers: parsed.rx,
             received_bytes: parsed.rx_bytes,
-            connections: parsed.brokers.values().map(|broker| broker.connects).sum(),
+            connections: parsed.brokers.values().map(BrokerStatistics::connections).sum(),
         }));
         if self.requests.swap(requests, Ordering::Relaxed) < requests {
             self.notice(Notice::Requested);
@@ -323,5 +332,31 @@ pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientCon
             Err(ClientError::Property { name, value: if secret { "***".into() } else { value }, reason })
         }
         Err(error) => Err(ClientError::Creation(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(context: &Context, state: &str, connects: u64, disconnects: u64) -> u64 {
+        let broker = format!(r#"{{"state":"{state}","connects":{connects},"disconnects":{disconnects}}}"#);
+        context.stats_raw(format!(r#"{{"brokers":{{"kafka:9092/1":{broker}}},"tx":7}}"#).as_bytes());
+        let notices = std::mem::take(&mut context.inbox().notices);
+        let traffic = notices.into_iter().find_map(|notice| match notice {
+            Notice::Traffic(traffic) => Some(traffic),
+            _ => None,
+        });
+        traffic.unwrap().connections
+    }
+
+    #[test]
+    fn attempts_to_connect_are_no_connections() {
+        let context = Context::default();
+        assert_eq!(connections(&context, "UP", 1, 0), 1);
+        assert_eq!(connections(&context, "CONNECT", 5, 1), 1);
+        assert_eq!(connections(&context, "CONNECT", 500, 1), 1, "a link that is down costs nothing");
+        assert_eq!(connections(&context, "AUTH_REQ", 501, 1), 2);
+        assert_eq!(connections(&context, "UP", 501, 1), 2);
     }
 }

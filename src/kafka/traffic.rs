@@ -24,7 +24,7 @@ pub struct Traffic {
     pub answers: u64,
     /// Their bytes.
     pub received_bytes: u64,
-    /// Connections opened.
+    /// Connections that came about.
     pub connections: u64,
 }
 

@@ -14,6 +14,7 @@ use super::client::{ClientError, Producer, client_config};
 use super::error::Failure;
 use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties, transactional_properties};
+use super::traffic::Traffic;
 use crate::config::Kafka;
 
 /// The partition whose offset is the cursor: every topic has it.
@@ -193,6 +194,12 @@ pub struct CursorReader {
 }
 
 impl CursorReader {
+    /// What a reader that got its answer has moved, about: two connections (to a broker and to the group's coordinator),
+    /// on each the versions, a login of two steps and the cluster's metadata, and the questions for coordinator and
+    /// offset.
+    pub const TRAFFIC: Traffic =
+        Traffic { requests: 10, sent_bytes: 1_200, answers: 10, received_bytes: 4_000, connections: 2 };
+
     /// Makes the client. `stable`: it waits for open transactions that hold an offset of the group, else it gives the
     /// last one that was committed.
     ///
@@ -242,6 +249,12 @@ impl CursorReader {
         let denied =
             self.client.context().errors().into_iter().find(|(code, _)| *code == Code::GroupAuthorizationFailed);
         denied.map(|(_, text)| Failure::held(format!("cursor of group {}: {text} (docs/kafka-acls.md)", self.group)))
+    }
+
+    /// Whether no broker could be reached at some time since it was made.
+    pub fn met_outage(&self) -> bool {
+        while self.client.poll(Duration::ZERO).is_some() {}
+        self.client.context().errors().iter().any(|(code, _)| *code == Code::AllBrokersDown)
     }
 
     /// The group, to put offsets into transactions; ends the client.

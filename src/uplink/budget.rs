@@ -15,6 +15,8 @@ const DAY_US: i64 = 86_400_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
 /// What was used is made durable ahead of its use, by such a part of the smaller limit at a time.
 const SAVE_PARTS: u64 = 100;
+/// A day that was saved and lies so far ahead is that of a clock that was wrong; a day is what a small correction makes.
+const DAYS_AHEAD_MIN: i64 = 2;
 /// Where much less is used than is durable, as a day has ended without a clock, that is told after so long.
 const SAVE_NS: u64 = 600_000_000_000;
 
@@ -136,6 +138,13 @@ impl Budget {
         Some(ahead)
     }
 
+    /// What was used to the byte, where something else was made durable: for an end after which nothing is used.
+    pub fn take_exact(&mut self, now: Now) -> Option<Used> {
+        self.turn(now);
+        let used = self.used;
+        (std::mem::replace(&mut self.saved, used) != used).then_some(used)
+    }
+
     /// A part in a hundred of the smaller limit.
     fn step(&self) -> u64 {
         let limit = self.limits.day_bytes.into_iter().chain(self.limits.month_bytes).min().unwrap_or(u64::MAX);
@@ -155,6 +164,10 @@ impl Budget {
             return;
         };
         let (day, month) = (wall_us.div_euclid(DAY_US), month_of(wall_us));
+        if self.used.day - day >= DAYS_AHEAD_MIN {
+            // That clock was wrong, not this one: waiting for its day could take years. What was used stays used.
+            (self.used.day, self.used.month) = (day, self.used.month.min(month));
+        }
         // A clock that goes back brings no budget back.
         if day > self.used.day {
             let since_midnight_ns = u64::try_from(wall_us.rem_euclid(DAY_US)).unwrap_or(0) * 1_000;
@@ -236,6 +249,19 @@ mod tests {
         budget.spend(10_000, at(20));
         assert_eq!(budget.left(9, 0, at(0)), 0);
         assert_eq!(budget.left(9, 0, at(40)), 10_000);
+    }
+
+    #[test]
+    fn a_clock_that_was_years_ahead_does_not_stop_the_budget_for_years() {
+        let noon_of_2030 = Now { wall_us: Some(NOON_US + 4 * 365 * DAY_US), ..at(0) };
+        let mut budget = Budget::new(LIMITS, Used::default(), noon_of_2030);
+        budget.spend(9_000, noon_of_2030);
+        let saved = budget.take_exact(noon_of_2030).unwrap();
+        let mut budget = Budget::new(LIMITS, saved, at(1));
+        assert_eq!(budget.left(9, 0, at(1)), 1_000, "what was used counts today");
+        assert_eq!(budget.left(9, 0, at(12)), 10_000, "and no longer");
+        assert_eq!(budget.used(at(12)).month_bytes, 9_000);
+        assert_eq!(budget.used(at(8 * 24 + 12)).month_bytes, 0, "December");
     }
 
     #[test]

@@ -8,7 +8,6 @@ mod limits;
 mod outlet;
 mod reports;
 mod sending;
-mod tls;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use super::health::Health;
 use super::lane::Backoff;
 use super::metering::Metering;
 use super::schemas::Schemas;
+use super::tls::TlsWatch;
 use super::watchdog::Watchdog;
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
@@ -28,7 +28,6 @@ use crate::metrics::{ByKind, Metrics};
 use crate::queue::Queue;
 use letter::Letters;
 use outlet::Outlet;
-use tls::TlsWatch;
 
 /// Longest wait for reports while something is in flight and the link is up; down, there is less to hurry for.
 const POLL_UP_MAX: Duration = Duration::from_millis(50);
@@ -60,7 +59,6 @@ struct Drain<'a> {
     tls: TlsWatch,
     /// The TLS files were renewed at this time, and the client is to be changed.
     renewed_ns: Option<u64>,
-    peek_failed: bool,
 }
 
 /// Runs until `stop`.
@@ -96,8 +94,9 @@ pub fn run(
         metering,
         tls,
         renewed_ns: None,
-        peek_failed: false,
     };
+    drain.metering.show(&drain.metrics);
+    drain.metrics.uplink_fenced.set(0);
     drain.load_schemas();
     drain.pause(pace.first_delay_max.mul_f64(fastrand::f64()));
     while !drain.stop.is_cancelled() {
@@ -122,6 +121,7 @@ pub fn run(
             }
         }
     }
+    drain.metering.close();
     drain.health().stopped();
     drain.metrics.uplink_up.set(0);
     drain.queue.set_uplink_up(false);
@@ -219,11 +219,20 @@ impl Drain<'_> {
         (wait * 2).clamp(Duration::from_millis(1), most)
     }
 
+    /// Takes up TLS files that were renewed once a client can be made of them.
+    fn look_at_tls_files(&mut self) {
+        if self.tls.look(&self.settings.kafka, self.outlets.len(), &self.metrics) {
+            tracing::info!("tls files were renewed, kafka client is changed");
+            self.renewed_ns = Some(boot_ns());
+        }
+    }
+
     fn idle_wait(&self) -> Duration {
         let now_ns = boot_ns();
         let wakes =
             |outlet: &Outlet| outlet.lane.wakes_at_ns().into_iter().chain(self.rate_closed_until_ns(outlet, now_ns));
-        let wake = self.outlets.iter().flat_map(wakes).min();
+        // A pause that is over and what is not sent all the same, as the budget is used up, must not keep the thread busy.
+        let wake = self.outlets.iter().flat_map(wakes).filter(|at_ns| *at_ns > now_ns).min();
         let most = if self.letters.are_posted() { POLL_UP_MAX } else { IDLE_MAX };
         wake.map_or(most, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)).min(most))
     }

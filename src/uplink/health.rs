@@ -100,6 +100,14 @@ impl Health {
         self.name_state();
     }
 
+    /// What a stream was held for is over; `other` is what it still waits for.
+    pub fn release_unless(&mut self, stream: &str, other: Option<&str>) {
+        match other {
+            Some(reason) => self.hold(stream, reason.to_owned()),
+            None => self.release(stream),
+        }
+    }
+
     /// As status shows it.
     pub fn status(&self) -> UplinkStatus {
         UplinkStatus {

@@ -83,6 +83,8 @@ pub struct Lane {
     rewound: bool,
     /// Records delivered or set aside so far.
     settled: u64,
+    /// Records delivered since last asked.
+    delivered: u64,
     /// What `settled` was at each of the latest records set aside.
     poison: VecDeque<u64>,
 }
@@ -103,6 +105,7 @@ impl Lane {
             retimed: None,
             rewound: false,
             settled: 0,
+            delivered: 0,
             poison: VecDeque::new(),
         }
     }
@@ -162,6 +165,11 @@ impl Lane {
         std::mem::take(&mut self.rewound)
     }
 
+    /// Records acknowledged since last asked: each once, whatever number of messages it is.
+    pub fn take_delivered(&mut self) -> u64 {
+        std::mem::take(&mut self.delivered)
+    }
+
     /// The serial that the next message will be reported under.
     pub fn next_serial(&self) -> u64 {
         self.tracker.next_serial()
@@ -203,7 +211,9 @@ impl Lane {
         let open = self.tracker.unacknowledged();
         let delivered = self.tracker.reported(serial, failure.is_none());
         if !delivered.is_empty() {
-            self.settled += (open - self.tracker.unacknowledged()) as u64;
+            let records = (open - self.tracker.unacknowledged()) as u64;
+            self.settled += records;
+            self.delivered += records;
             events.extend(delivered.into_iter().map(Event::Acknowledged));
             self.attempt = 0;
             if self.held.take().is_some() {

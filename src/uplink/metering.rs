@@ -136,7 +136,9 @@ impl Metering {
 
     /// A client beside the main one told its sums; `before`: those that it had told.
     pub fn counted_beside(&mut self, before: Traffic, traffic: Traffic, metrics: &Metrics) {
-        self.spend(traffic.wire_bytes(self.tls).saturating_sub(before.wire_bytes(self.tls)), metrics);
+        let wire_bytes = traffic.wire_bytes(self.tls).saturating_sub(before.wire_bytes(self.tls));
+        metrics.uplink_wire_bytes.inc_by(wire_bytes);
+        self.spend(wire_bytes, metrics);
     }
 
     /// The client is gone: what it did not tell any more is estimated.
@@ -152,12 +154,36 @@ impl Metering {
         let now = now_of(&self.clock);
         let Some(budget) = &mut self.budget else { return };
         budget.spend(wire_bytes, now);
-        let used = budget.used(now);
+        let to_save = budget.take_unsaved(now);
+        self.show_used(now, metrics);
+        if let Some(to_save) = to_save {
+            self.save(&to_save);
+        }
+    }
+
+    /// At the start: the gauges may say what an uplink of another configuration set.
+    pub fn show(&mut self, metrics: &Metrics) {
+        metrics.uplink_budget_exhausted.set(0);
+        self.show_used(now_of(&self.clock), metrics);
+    }
+
+    fn show_used(&mut self, now: Now, metrics: &Metrics) {
+        let used = self.budget.as_mut().map(|budget| budget.used(now)).unwrap_or_default();
         let shown = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         metrics.uplink_budget_day_bytes.set(shown(used.day_bytes));
         metrics.uplink_budget_month_bytes.set(shown(used.month_bytes));
-        let Some(to_save) = budget.take_unsaved(now) else { return };
-        match save(&self.path, &to_save) {
+    }
+
+    /// At the end, when no client is left: what was used to the byte, so that a restart costs nothing.
+    pub fn close(&mut self) {
+        let now = now_of(&self.clock);
+        if let Some(used) = self.budget.as_mut().and_then(|budget| budget.take_exact(now)) {
+            self.save(&used);
+        }
+    }
+
+    fn save(&mut self, used: &Used) {
+        match save(&self.path, used) {
             Ok(()) => self.save_failed = false,
             Err(error) if !std::mem::replace(&mut self.save_failed, true) => {
                 tracing::warn!(path = %self.path.display(), %error, "use of the budget cannot be written; a restart forgets it");
@@ -259,5 +285,27 @@ mod tests {
         let mut again = metering(dir.path());
         let left = again.allowance_bytes(1);
         assert!((100_000 - used as u64 - 1_000..=100_000 - used as u64).contains(&left), "{left} left, {used} used");
+    }
+
+    #[test]
+    fn an_uplink_that_ends_in_order_and_starts_again_has_used_no_more_and_shows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Metrics::default();
+        let mut link = metering(dir.path());
+        link.counted_beside(Traffic::default(), traffic(5_000), &metrics);
+        let used = metrics.uplink_wire_bytes.get();
+        assert!(used > 5_000, "{used}");
+        for _ in 0..20 {
+            link.close();
+            link = metering(dir.path());
+        }
+        assert_eq!(link.allowance_bytes(1), 100_000 - used);
+        metrics.uplink_budget_exhausted.set(1);
+        metrics.uplink_budget_day_bytes.set(1);
+        link.show(&metrics);
+        let shown = (metrics.uplink_budget_exhausted.get(), metrics.uplink_budget_day_bytes.get() as u64);
+        assert_eq!(shown, (0, used));
+        Metering::new(Rate::default(), None, false, dir.path()).show(&metrics);
+        assert_eq!(metrics.uplink_budget_day_bytes.get(), 0, "there is no budget any more");
     }
 }

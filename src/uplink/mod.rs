@@ -20,6 +20,7 @@ mod registrar;
 mod schema_cache;
 mod schemas;
 mod timestamp;
+mod tls;
 mod transaction;
 mod watchdog;
 

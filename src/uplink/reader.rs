@@ -15,6 +15,9 @@ use crate::reading::{Lineage, Position, Record};
 /// What goes first after an outage.
 const NEWEST: Newest = Newest { bytes: 256 * 1024, age: Duration::from_secs(300) };
 
+/// How often a lane is looked at whose next block cannot be opened: its key is not there, or its version is newer.
+const BLOCKED_LOOK_NS: u64 = 5_000_000_000;
+
 /// The reading of one lane.
 #[derive(Debug)]
 struct Reading {
@@ -26,11 +29,15 @@ struct Reading {
     /// Read and not yet sent.
     ready: VecDeque<Record>,
     lineage: Option<Arc<Lineage>>,
+    /// Its next block cannot be opened; it is looked at again then, boot time in ns.
+    blocked_until_ns: Option<u64>,
+    /// It was read since it is known here.
+    looked_at: bool,
 }
 
 impl Reading {
     fn new(from: Position, end: Position) -> Self {
-        Self { from, end, sent: None, ready: VecDeque::new(), lineage: None }
+        Self { from, end, sent: None, ready: VecDeque::new(), lineage: None, blocked_until_ns: None, looked_at: false }
     }
 
     /// Reads on where nothing is ready. Gives whether something is.
@@ -68,6 +75,8 @@ pub struct Reader {
     current: usize,
     /// There was an outage, or this is the start: what is newest is to become a lane.
     split_wanted: bool,
+    /// Why the next block of a lane cannot be opened; until all lanes were looked at and none is blocked.
+    blocked: Option<String>,
 }
 
 impl Reader {
@@ -76,7 +85,7 @@ impl Reader {
         let newest_first = order == DrainOrder::NewestFirst;
         let lanes = vec![Reading::new(Position::ZERO, Position::END)];
         let lanes = if newest_first { Vec::new() } else { lanes };
-        Self { stream, order, lanes, current: 0, split_wanted: newest_first }
+        Self { stream, order, lanes, current: 0, split_wanted: newest_first, blocked: None }
     }
 
     /// Whether what is newest goes first.
@@ -112,8 +121,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads on where nothing is ready; a newer lane comes before an older one. `is_in_flight` tells whether something
-    /// of the lane that began here is sent and not acknowledged. Gives whether a record is ready.
+    /// Why records of the stream wait, where the next block of a lane cannot be opened; the other lanes go on.
+    pub fn blocked(&self) -> Option<&str> {
+        self.blocked.as_deref()
+    }
+
+    /// Reads on where nothing is ready; a newer lane comes before an older one, and one whose next block cannot be opened
+    /// is left out for a while. `is_in_flight` tells whether something of the lane that began here is sent and not
+    /// acknowledged. Gives whether a record is ready.
     ///
     /// # Errors
     /// The queue cannot be read.
@@ -121,27 +136,37 @@ impl Reader {
         &mut self,
         queue: &Queue,
         limit: Limit,
+        now_ns: u64,
         is_in_flight: impl Fn(Position) -> bool,
     ) -> Result<bool, PeekError> {
         if self.lanes.get(self.current).is_some_and(|lane| !lane.ready.is_empty()) {
             return Ok(true);
         }
         self.take_over_lanes(queue);
-        let mut waits = None;
         for index in (0..self.lanes.len()).rev() {
             let lane = &mut self.lanes[index];
-            match lane.read(queue, self.stream, limit) {
-                Ok(true) => {
-                    self.current = index;
-                    return Ok(true);
-                }
-                Ok(false) => {}
-                // The other lanes go on, and make room for one more when they are done.
-                Err(error @ PeekError::NewerVersion { .. }) => {
-                    waits = Some(error);
+            if lane.ready.is_empty() && lane.blocked_until_ns.is_some_and(|until_ns| now_ns < until_ns) {
+                continue;
+            }
+            let read = lane.read(queue, self.stream, limit);
+            lane.looked_at = true;
+            match read {
+                // Nothing of it is passed over: it goes on with the key or in a newer version, or when the blocks are
+                // purged. The other lanes go on, and make room for one more when they are done.
+                Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
+                    lane.blocked_until_ns = Some(now_ns.saturating_add(BLOCKED_LOOK_NS));
+                    self.blocked = Some(error.to_string());
                     continue;
                 }
                 Err(error) => return Err(error),
+                Ok(is_ready) => {
+                    lane.blocked_until_ns = None;
+                    if is_ready {
+                        self.current = index;
+                        self.note_open();
+                        return Ok(true);
+                    }
+                }
             }
             if lane.end != Position::END && !is_in_flight(lane.from) {
                 queue.close_lane(self.stream, lane.from, lane.end);
@@ -149,7 +174,15 @@ impl Reader {
             }
         }
         self.current = self.lanes.len();
-        waits.map_or(Ok(false), Err)
+        self.note_open();
+        Ok(false)
+    }
+
+    /// Forgets a block that could not be opened once each lane was looked at and none is blocked.
+    fn note_open(&mut self) {
+        if self.lanes.iter().all(|lane| lane.looked_at && lane.blocked_until_ns.is_none()) {
+            self.blocked = None;
+        }
     }
 
     /// The record that goes next, once [`Reader::read`] says that there is one.

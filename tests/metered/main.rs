@@ -84,8 +84,10 @@ impl Bench {
             queue: config::Queue {
                 quota_bytes: Some(4 << 30),
                 window: Duration::from_secs(1),
+                window_outage: Duration::from_secs(1),
                 tail_bytes_max: 16 << 20,
                 compression: Compression::None,
+                keys: Default::default(),
             },
             streams: streams.clone(),
         };
@@ -102,7 +104,9 @@ impl Bench {
             drain: Default::default(),
             rate: config::Rate::default(),
             budget: None,
+            delivery: config::Delivery::AtLeastOnce,
             properties: [].into(),
+            output: Default::default(),
         };
         kafka(&mut settings);
         let gateway = Gateway { id: "test".into(), state_dir: dir.path().to_owned(), tags: [].into() };

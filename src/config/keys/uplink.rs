@@ -205,7 +205,9 @@ pub(in crate::config) static RATE: Section = Section {
 pub(in crate::config) static BUDGET: Section = Section {
     title: "[kafka.budget]",
     about: "For metered links: sent and received bytes with TCP, IP and TLS headers, estimated from the client's own \
-            count. What TCP sends again is not in it. At least one of `day` and `month` is needed.",
+            count. What the client had not yet counted when it ended, and with exactly-once delivery the reading of \
+            cursors, are guessed. What TCP sends again, attempts to connect that fail, and the short questions of \
+            a client that may be stuck are not in it. At least one of `day` and `month` is needed.",
     base: None,
     keys: &[
         key(

@@ -3,7 +3,7 @@
 
 use super::{Drain, as_ns};
 use crate::clock::boot_ns;
-use crate::kafka::{Failure, Notice, Outgoing, Producer, Report, SendError, Traffic};
+use crate::kafka::{Class, Failure, Notice, Outgoing, Producer, Report, SendError, Traffic};
 use crate::metrics::{ByKind, ByStreamAndReason};
 use crate::queue::{Limit, StreamIndex};
 use crate::reading::Position;
@@ -52,7 +52,7 @@ impl Letters {
         self.mails.iter().any(|mail| mail.posted.is_some())
     }
 
-    /// The client is to be made anew, as the TLS files were renewed; what it has not reported is sent again.
+    /// The client is to be made anew, as the TLS files were renewed or it can do no more; what it has not reported is sent again.
     pub(super) fn renew(&mut self) {
         self.client = None;
         self.mails.iter_mut().for_each(|mail| mail.posted = None);
@@ -193,6 +193,7 @@ impl Drain<'_> {
         }
         let is_done = |mail: &&Mail| mail.posted.as_ref().is_some_and(|posted| posted.reported >= posted.count);
         let done: Vec<StreamIndex> = self.letters.mails.iter().filter(is_done).map(|mail| mail.stream).collect();
+        let mut fatal = false;
         for stream in done {
             let Some(place) = self.outlets.iter().position(|outlet| outlet.index == stream) else { continue };
             let mail = self.letters.mails.iter_mut().find(|mail| mail.stream == stream);
@@ -200,9 +201,16 @@ impl Drain<'_> {
                 continue;
             };
             match posted.failure {
-                Some(failure) => self.letter_failed(place, failure),
+                Some(failure) => {
+                    // That client never sends again.
+                    fatal |= failure.class == Class::Fatal;
+                    self.letter_failed(place, failure);
+                }
                 None => self.letter_delivered(place, &letter, posted.skipped),
             }
+        }
+        if fatal {
+            self.letters.renew();
         }
     }
 

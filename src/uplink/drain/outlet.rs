@@ -21,14 +21,14 @@ pub(super) struct Outlet {
     pub(super) link: LinkRate,
     /// Reported delivered since the link was last measured.
     pub(super) delivered_bytes: u64,
-    /// Reported delivered since they were last counted.
-    pub(super) delivered_messages: u64,
     /// Delivered and not yet told to the queue: how far each of its lanes.
     pub(super) acknowledged: Vec<Through>,
     pub(super) timestamps: Timestamps,
     pub(super) writer: Writer,
-    /// Its next block cannot be opened here; it is looked at again then.
-    pub(super) unopened_until_ns: Option<u64>,
+    /// It is held as a block of it cannot be opened here.
+    pub(super) is_blocked: bool,
+    /// Its records could not be read the last time.
+    pub(super) peek_failed: bool,
     pub(super) front: Front,
 }
 
@@ -56,11 +56,11 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             rate: RateLimit::new(stream.rate),
             link: LinkRate::default(),
             delivered_bytes: 0,
-            delivered_messages: 0,
             acknowledged: Vec::new(),
             timestamps: Timestamps::default(),
             writer: Writer::new(stream, settings, backoff),
-            unopened_until_ns: None,
+            is_blocked: false,
+            peek_failed: false,
             front: Front::default(),
         })
         .collect();

@@ -1,6 +1,8 @@
 //! What the client reports of what it was given, told to the streams record by record and to the queue in one go: a
 //! report is a matter of nanoseconds, the queue's lock and its counting are not.
 
+use std::sync::PoisonError;
+
 use super::Drain;
 use crate::clock::boot_ns;
 use crate::kafka::Report;
@@ -30,7 +32,6 @@ impl Drain<'_> {
         match &report.failure {
             None => {
                 outlet.timestamps.accepted(sent.timestamp_ms);
-                outlet.delivered_messages += 1;
                 self.connected();
             }
             Some(failure) => {
@@ -61,8 +62,10 @@ impl Drain<'_> {
                     self.health().hold(&name, reason);
                 }
                 Event::Released => {
-                    let name = outlet.name.clone();
-                    self.health().release(&name);
+                    // A block that cannot be opened is found anew.
+                    outlet.is_blocked = false;
+                    let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                    health.release_unless(&outlet.name, outlet.writer.held());
                 }
                 Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),
@@ -80,10 +83,10 @@ impl Drain<'_> {
     /// Tells the queue what was delivered.
     pub(super) fn acknowledge(&mut self) {
         for outlet in &mut self.outlets {
-            let messages = std::mem::take(&mut outlet.delivered_messages);
-            if messages > 0 {
+            let records = outlet.lane.take_delivered();
+            if records > 0 {
                 let stream = outlet.name.clone();
-                self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(messages);
+                self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(records);
             }
             for through in outlet.acknowledged.drain(..) {
                 self.queue.ack_lane(outlet.index, through.lane, through.position);

@@ -1,5 +1,7 @@
 //! From the queue into the client: strict priority between streams, 256 KiB in turn among equals.
 
+use std::sync::PoisonError;
+
 use super::Drain;
 use crate::clock::boot_ns;
 use crate::kafka::{Outgoing, Producer, SendError, stream_window};
@@ -14,8 +16,6 @@ const TURN_BYTES: usize = 256 * 1024;
 const PEEK_RECORDS: usize = 1_000;
 /// Most records of a turn of a newest-first stream while the link is down.
 const PROBE_RECORDS: usize = 100;
-/// How often a stream is looked at whose next block cannot be opened: its key is not there, or its version is newer.
-const UNOPENED_LOOK_NS: u64 = 5_000_000_000;
 
 impl Drain<'_> {
     /// One turn of the highest stream that has something and may send it. Gives the records sent.
@@ -110,25 +110,12 @@ impl Drain<'_> {
     fn read_ahead(&mut self, place: usize, room: usize) -> bool {
         let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
-        if outlet.unopened_until_ns.is_some_and(|until_ns| boot_ns() < until_ns) && outlet.reader.ready().is_none() {
-            return false;
-        }
         let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
-        match outlet.reader.read(&self.queue, limit, |lane| outlet.lane.has_of(lane)) {
+        match outlet.reader.read(&self.queue, limit, boot_ns(), |lane| outlet.lane.has_of(lane)) {
             Ok(ready) => {
-                self.peek_failed &= !ready;
-                self.has_opened(place);
+                outlet.peek_failed &= !ready;
+                self.note_blocked(place);
                 ready
-            }
-            // Nothing of it is passed over: it goes on after a start with the key or of a newer version, or when the blocks
-            // are purged.
-            Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
-                let again_ns = boot_ns().saturating_add(UNOPENED_LOOK_NS);
-                if outlet.unopened_until_ns.replace(again_ns).is_none() {
-                    let name = outlet.name.clone();
-                    self.health().hold(&name, error.to_string());
-                }
-                false
             }
             Err(error) => self.cannot_read(place, &error),
         }
@@ -136,17 +123,24 @@ impl Drain<'_> {
 
     /// Says so, once. There is no record then.
     fn cannot_read(&mut self, place: usize, error: &PeekError) -> bool {
-        if !std::mem::replace(&mut self.peek_failed, true) {
-            tracing::warn!(stream = self.outlets[place].name, error = %error, "queue cannot be read");
+        let outlet = &mut self.outlets[place];
+        if !std::mem::replace(&mut outlet.peek_failed, true) {
+            tracing::warn!(stream = outlet.name, error = %error, "queue cannot be read");
         }
         false
     }
 
-    /// The stream's next block can be opened, or there is none.
-    fn has_opened(&mut self, place: usize) {
-        if self.outlets[place].unopened_until_ns.take().is_some() {
-            let name = self.outlets[place].name.clone();
-            self.health().release(&name);
+    /// Holds the stream while a block of it cannot be opened.
+    fn note_blocked(&mut self, place: usize) {
+        let outlet = &mut self.outlets[place];
+        let blocked = outlet.reader.blocked();
+        if std::mem::replace(&mut outlet.is_blocked, blocked.is_some()) == blocked.is_some() {
+            return;
+        }
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        match blocked {
+            Some(reason) => health.hold(&outlet.name, reason.to_owned()),
+            None => health.release_unless(&outlet.name, outlet.lane.held().or_else(|| outlet.writer.held())),
         }
     }
 

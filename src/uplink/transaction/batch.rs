@@ -182,6 +182,8 @@ impl Exactly<'_> {
             self.follow(place, events);
         } else {
             self.give_up_empty(client);
+            // Not at once again: the client has no room for all messages of its first record.
+            self.put_off(place, Failure::retried("client is full before the first record".into()));
         }
         None
     }

@@ -57,7 +57,7 @@ impl Exactly<'_> {
         let Some(batch) =
             batch.filter(|batch| batch.records.first().is_some_and(|next| next.position == letter.position))
         else {
-            // It is in the topic already, as the cursor said, or retention took it.
+            // Retention took it.
             self.letter_is_settled(place);
             return None;
         };
@@ -145,6 +145,12 @@ impl Exactly<'_> {
         let outlet = &self.outlets[place];
         self.queue.pass_over(outlet.index, position, skipped);
         self.queue.end_transaction(outlet.index);
+        self.letter_arrived(place, position);
+    }
+
+    /// The letter is in the topic, and the queue knows that.
+    pub(super) fn letter_arrived(&mut self, place: usize, position: Position) {
+        let outlet = &self.outlets[place];
         let (stream, topic) = (outlet.name.clone(), self.settings.kafka.output.dead_letter_topic.as_deref());
         let error = outlet.letter.as_ref().map(|letter| letter.failure.text.as_str());
         tracing::warn!(stream, %position, topic, error, "record that kafka refuses is in the dead-letter topic");

@@ -6,14 +6,12 @@ use super::cursor::Cursor;
 use super::session::{Event as Turn, Loss, Outcome};
 use super::thread::{Exactly, SLICE};
 use crate::clock::boot_ns;
-use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Renewal, Trouble};
+use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Trouble};
 use crate::metrics::ByKind;
 use crate::reading::Position;
 
 /// Longest wait for reports in one go.
 const POLL_MAX: Duration = Duration::from_millis(20);
-/// How often the TLS files are looked at.
-const TLS_LOOK_NS: u64 = 30_000_000_000;
 
 impl Exactly<'_> {
     /// Serves the client's callbacks.
@@ -174,26 +172,6 @@ impl Exactly<'_> {
         drop(health);
         self.metrics.uplink_up.set(0);
         self.queue.set_uplink_up(false);
-    }
-
-    pub(super) fn look_at_tls_files(&mut self) {
-        let now_ns = boot_ns();
-        if self.settings.kafka.tls.is_none() || now_ns.saturating_sub(self.tls_looked_ns) < TLS_LOOK_NS {
-            return;
-        }
-        self.tls_looked_ns = now_ns;
-        let kind = match self.tls_files.look(&self.settings.kafka, self.outlets.len()) {
-            Renewal::None => return,
-            Renewal::Ready => {
-                self.renew = true;
-                "applied"
-            }
-            Renewal::Unusable(error) => {
-                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
-                "refused"
-            }
-        };
-        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
     }
 }
 

@@ -7,7 +7,7 @@ use super::cursor::{Cursor, Found, Resumed, resume};
 use super::session::{Event as Turn, Sight};
 use super::thread::Exactly;
 use crate::clock::boot_ns;
-use crate::kafka::{Class, Committed, CursorReader, Failure};
+use crate::kafka::{Class, Committed, CursorReader, Failure, Traffic};
 
 /// How long the client's first call waits; each later one waits longer, as each asks anew and a slow link's answer to the
 /// one before comes too late.
@@ -18,8 +18,6 @@ const SLICE_MAX: Duration = Duration::from_secs(3);
 const ASK_MAX: Duration = Duration::from_secs(30);
 /// The same while other streams deliver.
 const ASK_BESIDE_MAX: Duration = Duration::from_secs(4);
-/// After so long without an answer the link counts as down.
-const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Groups asked at once: each takes a client with threads of its own for the time.
 const AT_ONCE: usize = 4;
 
@@ -109,6 +107,9 @@ impl Exactly<'_> {
         tracing::debug!(stream = outlet.name, local = %local.cursor(), kafka = ?cursor.map(|cursor| cursor.lanes.cursor()),
             "cursor of the stream");
         self.queue.adopt_lanes(outlet.index, &lanes);
+        let posted = std::mem::take(&mut outlet.letter_in_doubt).then_some(outlet.letter.as_ref()).flatten();
+        let arrived =
+            posted.map(|letter| letter.position).zip(cursor).filter(|(at, cursor)| cursor.lanes.first_open(*at) > *at);
         if let Some(cursor) = cursor {
             self.queue.carry_skipped(outlet.index, cursor.lanes.cursor(), cursor.skipped);
         }
@@ -118,7 +119,10 @@ impl Exactly<'_> {
             Some(_) => {}
             None => self.queue.end_transaction(outlet.index),
         }
-        outlet.doubtful = doubtful;
+        self.outlets[place].doubtful = doubtful;
+        if let Some((position, _)) = arrived {
+            self.letter_arrived(place, position);
+        }
     }
 
     fn group_id(&self, place: usize) -> String {
@@ -142,11 +146,15 @@ impl Exactly<'_> {
                 if began.elapsed() > wait || self.stop.is_cancelled() {
                     return Err(failure);
                 }
-                if began.elapsed() > SILENT_MAX {
+                // One group that answers late says nothing of the link.
+                if reader.met_outage() {
                     self.disconnected(failure.text);
                 }
                 slice = (slice * 2).min(SLICE_MAX);
             };
+            if answer.is_ok() {
+                self.metering.counted_beside(Traffic::default(), CursorReader::TRAFFIC, &self.metrics);
+            }
             self.outlets[place].group = answer.is_ok().then(|| reader.into_group()).transpose()?;
             answers.push(answer);
         }

@@ -90,8 +90,9 @@ impl Exactly<'_> {
 
     /// The client is gone, and what became of the open transaction is not known.
     pub(super) fn lost(&mut self, turn: Turn) {
-        if self.open.take().is_some_and(|open| open.range.is_some()) {
+        if let Some(open) = self.open.take().filter(|open| open.range.is_some()) {
             self.count("unknown");
+            self.outlets[open.place].letter_in_doubt = open.letter.is_some();
         }
         self.metrics.uplink_client_rebuilds.inc();
         self.metrics.uplink_in_flight_records.set(0);
@@ -132,20 +133,25 @@ impl Exactly<'_> {
             let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
             // A key that is missing is found out anew.
             outlet.unopened_until_ns = None;
-            match outlet.lane.held().or_else(|| outlet.writer.held()) {
-                Some(reason) => health.hold(&outlet.name, reason.to_owned()),
-                None => health.release(&outlet.name),
-            }
+            health.release_unless(&outlet.name, outlet.lane.held().or_else(|| outlet.writer.held()));
         }
     }
 
     pub(super) fn follow(&mut self, place: usize, events: Vec<Event>) {
         for event in events {
-            let outlet = &self.outlets[place];
+            let outlet = &mut self.outlets[place];
             match event {
                 Event::Acknowledged(through) => self.queue.ack(outlet.index, through.position),
-                Event::Held(reason) => self.health().hold(&outlet.name, reason),
-                Event::Released => self.health().release(&outlet.name),
+                Event::Held(reason) => {
+                    let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                    health.hold(&outlet.name, reason);
+                }
+                Event::Released => {
+                    // A key that is missing is found out anew.
+                    outlet.unopened_until_ns = None;
+                    let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                    health.release_unless(&outlet.name, outlet.writer.held());
+                }
                 Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 // The session finds that out by itself.
                 Event::Rebuild(_) => {}

@@ -42,6 +42,8 @@ pub(super) struct Outlet {
     pub(super) doubtful: Option<Range>,
     /// Its first record goes to the dead-letter topic.
     pub(super) letter: Option<Letter>,
+    /// It was sent, and what became of its transaction is not known.
+    pub(super) letter_in_doubt: bool,
     /// Its records could not be read the last time.
     pub(super) peek_failed: bool,
 }
@@ -67,6 +69,7 @@ impl Outlet {
             committed_ns: None,
             doubtful: None,
             letter: None,
+            letter_in_doubt: false,
             peek_failed: false,
         }
     }
@@ -161,6 +164,10 @@ impl Size {
 
     /// A transaction of so many bytes took so long.
     pub(super) fn took(&mut self, bytes: usize, lasted_ns: u64) {
+        if bytes == 0 {
+            // The cursor alone says nothing.
+            return;
+        }
         let at_rate = u128::from(TARGET_NS) * bytes as u128 / u128::from(lasted_ns.max(1));
         let at_rate = usize::try_from(at_rate).unwrap_or(usize::MAX);
         // Small transactions say little about what the link can carry: never less for having sent little.
@@ -188,6 +195,8 @@ mod tests {
         assert_eq!(size.bytes(usize::MAX), FIRST_BYTES);
         size.took(100, 300_000_000);
         assert_eq!(size.bytes(usize::MAX), FIRST_BYTES, "a small one says nothing");
+        size.took(0, 4 * TARGET_NS);
+        assert_eq!(size.bytes(usize::MAX), FIRST_BYTES, "nor does the cursor alone, however long it took");
         for _ in 0..10 {
             size.timed_out();
         }

@@ -1,5 +1,7 @@
 //! What follows from a queue that cannot be read, for the stream concerned alone.
 
+use std::sync::PoisonError;
+
 use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::queue::PeekError;
@@ -33,8 +35,8 @@ impl Exactly<'_> {
         let outlet = &mut self.outlets[place];
         outlet.peek_failed = false;
         if outlet.unopened_until_ns.take().is_some() {
-            let name = outlet.name.clone();
-            self.health().release(&name);
+            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            health.release_unless(&outlet.name, outlet.lane.held().or_else(|| outlet.writer.held()));
         }
     }
 }

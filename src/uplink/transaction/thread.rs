@@ -11,7 +11,7 @@ use super::outlet::{Open, Outlet, Size};
 use super::session::{Event as Turn, Loss, Patience, Session, Step};
 use crate::clock::boot_ns;
 use crate::config::Transactions;
-use crate::kafka::{Failure, Notice, Producer, Report, TlsFiles, Window, stream_window};
+use crate::kafka::{Failure, Notice, Producer, Report, Window, stream_window};
 use crate::metrics::Metrics;
 use crate::queue::{Lives, Queue};
 use crate::uplink::encode::Encoded;
@@ -19,6 +19,7 @@ use crate::uplink::health::Health;
 use crate::uplink::lane::Backoff;
 use crate::uplink::metering::Metering;
 use crate::uplink::schemas::{Schemas, Writer};
+use crate::uplink::tls::TlsWatch;
 use crate::uplink::{Pace, Settings};
 
 /// Longest wait of one call of the client.
@@ -59,9 +60,8 @@ pub(super) struct Exactly<'a> {
     /// Waited for reports without any, so long the last time.
     pub(super) waited: Duration,
     pushes_seen: u64,
-    pub(super) tls_files: TlsFiles,
-    pub(super) tls_looked_ns: u64,
-    pub(super) renew: bool,
+    tls: TlsWatch,
+    renew: bool,
 }
 
 /// Runs until `stop`.
@@ -90,7 +90,7 @@ pub(in crate::uplink) fn run(
     };
     let id = transactional_id(&how, &settings.gateway.id, &queue);
     let schemas = Schemas::start(&settings, &stop);
-    let tls_files = TlsFiles::new(settings.kafka.tls.as_ref());
+    let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let window = stream_window(&settings.kafka, outlets.len());
     let mut thread = Exactly {
         lives: queue.lives(),
@@ -116,13 +116,16 @@ pub(in crate::uplink) fn run(
         notices: Vec::new(),
         waited: Duration::ZERO,
         pushes_seen: 0,
-        tls_files,
-        tls_looked_ns: boot_ns(),
+        tls,
         renew: false,
     };
+    thread.metering.show(&thread.metrics);
+    thread.metrics.uplink_fenced.set(0);
     thread.load_schemas();
     thread.pause(as_ns(pace.first_delay_max.mul_f64(fastrand::f64())).saturating_add(boot_ns()));
     thread.work();
+    thread.metering.client_gone(&thread.metrics);
+    thread.metering.close();
     thread.health().stopped();
     thread.metrics.uplink_up.set(0);
     thread.queue.set_uplink_up(false);
@@ -171,6 +174,8 @@ impl Exactly<'_> {
 
     /// One step.
     fn go_on(&mut self, client: &mut Option<Producer>) {
+        // Without a client too: a certificate that has expired may be why there is none.
+        self.renew |= self.tls.look(&self.settings.kafka, self.outlets.len(), &self.metrics);
         let step = self.session.step(boot_ns());
         let turn = match (step, &*client) {
             (Step::Wait(until_ns), _) => {
@@ -223,6 +228,7 @@ impl Exactly<'_> {
         match made {
             Ok(made) => {
                 *client = Some(made);
+                self.renew = false;
                 None
             }
             Err(error) => {
@@ -235,7 +241,6 @@ impl Exactly<'_> {
 
     /// Begins the most urgent transaction, or waits for something to send.
     fn choose(&mut self, client: &Producer) -> Option<Turn> {
-        self.look_at_tls_files();
         self.look_at_registry();
         if self.renew {
             return None;

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::Drain;
 use crate::clock::{boot_ns, wall_us};
-use crate::config::Tls;
+use crate::config::{Kafka, Tls};
 use crate::kafka::{Certificate, Renewal, TlsFiles};
 use crate::metrics::{ByFile, ByKind, Metrics};
 
@@ -19,7 +18,8 @@ const ANNOUNCED_DAYS: [i64; 4] = [0, 1, 7, 30];
 const DAY_S: i64 = 86_400;
 
 /// What is known of the TLS files.
-pub(super) struct TlsWatch {
+#[derive(Debug)]
+pub struct TlsWatch {
     files: TlsFiles,
     /// Last asked, boot time; `None`: never.
     glanced_ns: Option<u64>,
@@ -28,8 +28,28 @@ pub(super) struct TlsWatch {
 }
 
 impl TlsWatch {
-    pub(super) fn new(tls: Option<&Tls>) -> Self {
+    /// Of the files that a client is made of now.
+    pub fn new(tls: Option<&Tls>) -> Self {
         Self { files: TlsFiles::new(tls), glanced_ns: None, looked_ns: None, announced: Announced::default() }
+    }
+
+    /// Says how long the files will serve, and whether they were renewed and a client of so many streams can be made of
+    /// them.
+    pub fn look(&mut self, kafka: &Kafka, streams: usize, metrics: &Metrics) -> bool {
+        if kafka.tls.is_none() || !self.is_due(boot_ns()) {
+            return false;
+        }
+        self.announced.look(&self.files, wall_us() / 1_000_000, metrics);
+        let (renewed, kind) = match self.files.look(kafka, streams) {
+            Renewal::None => return false,
+            Renewal::Ready => (true, "applied"),
+            Renewal::Unusable(error) => {
+                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
+                (false, "refused")
+            }
+        };
+        metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
+        renewed
     }
 
     /// Whether it is time to compare contents.
@@ -45,31 +65,6 @@ impl TlsWatch {
         }
         self.looked_ns = Some(now_ns);
         true
-    }
-}
-
-impl Drain<'_> {
-    /// Takes up renewed certificates, keys and trust anchors once a client can be made of them, and says how long they
-    /// will serve.
-    pub(super) fn look_at_tls_files(&mut self) {
-        let now_ns = boot_ns();
-        if self.settings.kafka.tls.is_none() || !self.tls.is_due(now_ns) {
-            return;
-        }
-        self.tls.announced.look(&self.tls.files, wall_us() / 1_000_000, &self.metrics);
-        let kind = match self.tls.files.look(&self.settings.kafka, self.outlets.len()) {
-            Renewal::None => return,
-            Renewal::Ready => {
-                tracing::info!("tls files were renewed, kafka client is changed");
-                self.renewed_ns = Some(now_ns);
-                "applied"
-            }
-            Renewal::Unusable(error) => {
-                tracing::warn!(error, "tls files changed and cannot be used; the client goes on with the old ones");
-                "refused"
-            }
-        };
-        self.metrics.uplink_tls_renewals.get_or_create(&ByKind { kind }).inc();
     }
 }
 
