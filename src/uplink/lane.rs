@@ -10,29 +10,13 @@ use std::collections::VecDeque;
 use crate::kafka::{CAREFUL_BYTES_MAX, Class, Failure};
 use crate::reading::Position;
 
+pub use super::backoff::Backoff;
 use super::delivery::{Through, Tracker};
 
 /// More poison records than this...
 pub const POISON_MAX: usize = 20;
 /// ...among so many records of a stream are a configuration error: it is held.
 pub const POISON_AMONG: u64 = 1_000;
-
-/// Delays between attempts: doubled at each, capped, and spread by chance so that a fleet does not come back at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// First delay.
-    pub first_ns: u64,
-    /// Longest delay.
-    pub max_ns: u64,
-}
-
-impl Backoff {
-    /// The delay before attempt `attempt` (0 is the first repetition); `chance` in 0..1 spreads it over 50 to 100 %.
-    pub fn delay_ns(self, attempt: u32, chance: f64) -> u64 {
-        let full = self.first_ns.saturating_mul(1 << attempt.min(20)).min(self.max_ns);
-        (full as f64 * (0.5 + 0.5 * chance.clamp(0.0, 1.0))) as u64
-    }
-}
 
 /// What the drain has to tell after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]

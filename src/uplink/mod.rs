@@ -4,6 +4,7 @@
 //! how far reports reach without a gap, `health` what status shows. The queue is the retry store: a record stays
 //! there until Kafka has reported it delivered, so the client may be destroyed at any time.
 
+mod backoff;
 mod budget;
 mod delivery;
 mod drain;

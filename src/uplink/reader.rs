@@ -233,3 +233,115 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{KeyBytes, QueueKeys};
+    use crate::metrics::Metrics;
+    use crate::queue::{NewRecord, Settings};
+    use crate::reading::{Field, Stamp, Trust, Value};
+
+    const STREAM: StreamIndex = StreamIndex(0);
+    const LIMIT: Limit = Limit { records: 7, bytes: 1 << 16 };
+    const EACH: u64 = 300;
+
+    fn open(dir: &Path, keys: &[u8]) -> Queue {
+        let key = |byte: &u8| KeyBytes::new(std::array::from_fn(|index| byte.wrapping_add((index == 0).into())));
+        let keys = QueueKeys { current: keys.first().map(key), old: keys.iter().skip(1).map(key).collect() };
+        let stream = crate::config::Stream {
+            name: "telemetry".into(),
+            topic: "telemetry".to_owned(),
+            priority: 0,
+            drain: None,
+            rate: Default::default(),
+            durability: crate::config::Durability::Window,
+            retention: Default::default(),
+        };
+        let queue = crate::config::Queue {
+            quota_bytes: None,
+            window: Duration::from_secs(1),
+            window_outage: Duration::from_secs(1),
+            tail_bytes_max: 1 << 20,
+            compression: crate::config::Compression::None,
+            keys,
+        };
+        let settings = Settings { dir: dir.to_owned(), gateway: "test".into(), queue, streams: vec![stream] };
+        Queue::open(settings, Metrics::new().0).unwrap()
+    }
+
+    fn push(queue: &Queue, count: u64) {
+        for number in 0..count {
+            let fields =
+                vec![Field::new("n", Value::Unsigned(number)), Field::new("text", Value::Text("x".repeat(50)))];
+            let stamp = Stamp { boot_ns: crate::clock::boot_ns(), wall_us: crate::clock::wall_us(), trust: Trust::Ntp };
+            queue.push(STREAM, NewRecord { stamp, source: "plc".into(), device: "boiler".into(), fields }).unwrap();
+        }
+    }
+
+    /// Runs of records, each under its first key.
+    fn queue_of(dir: &Path, runs: &[&[u8]]) {
+        for keys in runs {
+            let queue = open(dir, keys);
+            push(&queue, EACH);
+            queue.close().unwrap();
+        }
+    }
+
+    /// Takes what can be read; everything is acknowledged at once.
+    fn drain(reader: &mut Reader, queue: &Queue, now_ns: u64) -> Vec<Position> {
+        let mut taken = Vec::new();
+        while reader.read(queue, LIMIT, now_ns, |_| false).unwrap() {
+            let ready = reader.ready().unwrap();
+            let (lane, position) = (ready.lane, ready.record.position);
+            taken.push(position);
+            reader.took();
+            queue.ack_lane(STREAM, lane, position);
+        }
+        taken
+    }
+
+    #[test]
+    fn history_without_its_key_does_not_keep_back_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        queue_of(dir.path(), &[&[1], &[2, 1]]);
+        let queue = open(dir.path(), &[2]);
+        push(&queue, 10);
+        let mut reader = Reader::new(STREAM, DrainOrder::NewestFirst);
+        assert!(queue.split_newest(STREAM, Newest { bytes: 1_000, age: NEWEST.age }).unwrap());
+        let first = drain(&mut reader, &queue, 0);
+        assert_eq!(first.last(), Some(&Position::new(3, 9)), "the newest lane is read");
+        assert!(reader.blocked().unwrap().contains("encrypted with key"), "{:?}", reader.blocked());
+        push(&queue, 1);
+        assert_eq!(drain(&mut reader, &queue, 1), [Position::new(3, 10)], "and on");
+        assert!(reader.blocked().is_some(), "it waits, whatever else is read");
+        reader.rewind();
+        push(&queue, 1);
+        assert_eq!(drain(&mut reader, &queue, 2), [Position::new(3, 11)]);
+        assert!(reader.blocked().is_some());
+        queue.close().unwrap();
+    }
+
+    #[test]
+    fn what_is_new_and_cannot_be_opened_does_not_keep_back_history() {
+        let dir = tempfile::tempdir().unwrap();
+        queue_of(dir.path(), &[&[2], &[1, 2]]);
+        open(dir.path(), &[2, 1]).close().unwrap();
+        let queue = open(dir.path(), &[2]);
+        let mut reader = Reader::new(STREAM, DrainOrder::NewestFirst);
+        assert!(queue.split_newest(STREAM, Newest { bytes: 1_000, age: NEWEST.age }).unwrap());
+        let read = drain(&mut reader, &queue, 0);
+        let run_1: Vec<Position> = (0..EACH).map(|seq| Position::new(1, seq)).collect();
+        assert_eq!(read, run_1, "all that can be opened, in order");
+        assert!(reader.blocked().is_some());
+        assert_eq!(queue.status().streams[0].records, EACH, "nothing is passed over");
+        queue.close().unwrap();
+        let queue = open(dir.path(), &[2, 1]);
+        reader.rewind();
+        assert_eq!(drain(&mut reader, &queue, BLOCKED_LOOK_NS).len() as u64, EACH);
+        assert_eq!(reader.blocked(), None, "all lanes can be opened");
+        queue.close().unwrap();
+    }
+}

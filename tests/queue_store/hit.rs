@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -140,6 +140,9 @@ struct Writer {
     lines: Vec<String>,
 }
 
+/// Most lines of a writer that nobody has looked at; then it waits.
+const LINES_MAX: usize = 1 << 16;
+
 impl Writer {
     fn start(dir: &Path, log: &Path, seed: u64) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
@@ -151,7 +154,7 @@ impl Writer {
             .spawn()
             .context("start writer")?;
         let output = child.stdout.take().context("writer's output")?;
-        let (say, said) = channel();
+        let (say, said) = sync_channel(LINES_MAX);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 if say.send(line).is_err() {

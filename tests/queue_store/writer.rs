@@ -45,6 +45,8 @@ pub fn settings(dir: &Path) -> Settings {
                 priority: stream as u8,
                 durability: Durability::Window,
                 retention: Retention::default(),
+                drain: None,
+                rate: config::Rate::default(),
             })
             .collect(),
     }

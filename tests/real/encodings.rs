@@ -140,6 +140,61 @@ fn fields(value: &Value) -> Value {
     members.map(|(name, value)| (name.clone(), value.clone())).collect::<serde_json::Map<_, _>>().into()
 }
 
+/// Wide Avro of what was published over MQTT, the new field included.
+fn check_telemetry(messages: &[Value]) {
+    messages.iter().for_each(|message| check_message(message, "telemetry", "forebay.reading", "application/avro"));
+    let places = by_place(messages);
+    assert_no_hole(&places);
+    let mut counts = BTreeMap::new();
+    for value in places.values().map(|copies| copies[0]) {
+        counts.insert(value["count"].as_f64().unwrap() as u64, fields(value));
+    }
+    assert_eq!(counts.len(), 701);
+    for (count, fields) in &counts {
+        if *count == 700 {
+            assert_eq!(*fields, json!({ "count": 700.0, "new": "field" }));
+            continue;
+        }
+        let mut expected = payload(*count);
+        (expected["count"], expected["ratio"]) = (json!(*count as f64), json!(*count as f64 / 2.0));
+        expected["Zustand__l"] = expected.as_object_mut().unwrap().remove("Zustand Öl").unwrap();
+        assert_eq!(*fields, expected);
+    }
+}
+
+/// Wide Protobuf of what was polled.
+fn check_alarms(messages: &[Value]) {
+    messages.iter().for_each(|message| check_message(message, "alarms", "forebay.reading", "application/protobuf"));
+    let places = by_place(messages);
+    assert_no_hole(&places);
+    for value in places.values().map(|copies| copies[0]) {
+        let unit = if value["device"] == "plc-2" { 2 } else { 1 };
+        assert_eq!(fields(value), expected(unit));
+    }
+}
+
+/// Narrow Avro of what was polled: one message a field.
+fn check_metrics(messages: &[Value]) {
+    messages.iter().for_each(|message| check_message(message, "metrics", "forebay.metric", "application/avro"));
+    let places = by_place(messages);
+    assert_no_hole(&places);
+    for values in places.values() {
+        let unit = if values[0]["device"] == "mill-2" { 2 } else { 1 };
+        let mut found = serde_json::Map::new();
+        for value in values {
+            let member = if value["flag"].is_boolean() { &value["flag"] } else { &value["value"] };
+            found.insert(value["metric"].as_str().unwrap().to_owned(), member.clone());
+        }
+        let mut expected = expected(unit);
+        for value in expected.as_object_mut().unwrap().values_mut() {
+            if let Some(number) = value.as_f64() {
+                *value = json!(number);
+            }
+        }
+        assert_eq!(Value::from(found), expected);
+    }
+}
+
 #[test]
 fn confluents_deserialisers_read_every_field() {
     let mut scene = Scene::new("others::encodings");
@@ -185,53 +240,11 @@ fn confluents_deserialisers_read_every_field() {
     agent.terminate();
 
     let telemetry = read(&scene, &registry, "telemetry", "avro");
-    telemetry.iter().for_each(|message| check_message(message, "telemetry", "forebay.reading", "application/avro"));
-    let places = by_place(&telemetry);
-    assert_no_hole(&places);
-    let mut counts = BTreeMap::new();
-    for value in places.values().map(|copies| copies[0]) {
-        counts.insert(value["count"].as_f64().unwrap() as u64, fields(value));
-    }
-    assert_eq!(counts.len(), 701);
-    for (count, fields) in &counts {
-        if *count == 700 {
-            assert_eq!(*fields, json!({ "count": 700.0, "new": "field" }));
-            continue;
-        }
-        let mut expected = payload(*count);
-        (expected["count"], expected["ratio"]) = (json!(*count as f64), json!(*count as f64 / 2.0));
-        expected["Zustand__l"] = expected.as_object_mut().unwrap().remove("Zustand Öl").unwrap();
-        assert_eq!(*fields, expected);
-    }
-
+    check_telemetry(&telemetry);
     let alarms = read(&scene, &registry, "alarms", "protobuf");
-    alarms.iter().for_each(|message| check_message(message, "alarms", "forebay.reading", "application/protobuf"));
-    let places = by_place(&alarms);
-    assert_no_hole(&places);
-    for value in places.values().map(|copies| copies[0]) {
-        let unit = if value["device"] == "plc-2" { 2 } else { 1 };
-        assert_eq!(fields(value), expected(unit));
-    }
-
+    check_alarms(&alarms);
     let metrics = read(&scene, &registry, "metrics", "avro");
-    metrics.iter().for_each(|message| check_message(message, "metrics", "forebay.metric", "application/avro"));
-    let places = by_place(&metrics);
-    assert_no_hole(&places);
-    for values in places.values() {
-        let unit = if values[0]["device"] == "mill-2" { 2 } else { 1 };
-        let mut found = serde_json::Map::new();
-        for value in values {
-            let member = if value["flag"].is_boolean() { &value["flag"] } else { &value["value"] };
-            found.insert(value["metric"].as_str().unwrap().to_owned(), member.clone());
-        }
-        let mut expected = expected(unit);
-        for value in expected.as_object_mut().unwrap().values_mut() {
-            if let Some(number) = value.as_f64() {
-                *value = json!(number);
-            }
-        }
-        assert_eq!(Value::from(found), expected);
-    }
+    check_metrics(&metrics);
     println!(
         "  read by confluent-kafka: {} Avro, {} Protobuf, {} narrow Avro messages; {} + {} + {} versions of schemas",
         telemetry.len(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{BROKER, EXACTLY_ONCE, PATIENCE, fleet, let_run, scene};
+use crate::agent::StreamNow;
 use crate::ledger::Ledger;
 use crate::process::{output, tool, wait_for};
 use crate::scene::{MQTT_SOURCE, Scene, wait_until_up};
@@ -71,11 +72,17 @@ fn letters(name: &'static str, delivery: &str) {
         agent.terminate();
     }
     scene.drain_rest();
+    check_account(&scene, &promises, delivery == EXACTLY_ONCE);
+    check_headers(&scene);
+}
+
+/// Each record is delivered or set aside; with exactly-once delivery once.
+fn check_account(scene: &Scene, promises: &[StreamNow], exactly_once: bool) {
     let mut telemetry = Ledger::default();
     telemetry.add_topic(&scene.kafka.bootstrap, "telemetry");
     let mut in_topic = Ledger::default();
     in_topic.add_topic(&scene.kafka.bootstrap, LETTERS);
-    let (delivered, lettered, filed) = (places(&telemetry), places(&in_topic), in_file(&scene));
+    let (delivered, lettered, filed) = (places(&telemetry), places(&in_topic), in_file(scene));
     println!(
         "  {} delivered, {} in the dead-letter topic, {} in the file",
         delivered.len(),
@@ -100,13 +107,12 @@ fn letters(name: &'static str, delivery: &str) {
         let Some(safe) = promise.safe() else { continue };
         assert!(all.get(&promise.run).is_some_and(|seqs| seqs.contains(&safe)), "lost: {promise:?}");
     }
-    if delivery == EXACTLY_ONCE {
+    if exactly_once {
         assert_eq!((telemetry.repeated(), in_topic.repeated()), (0, 0), "a read_committed reader saw records twice");
         assert!(lettered.is_disjoint(&filed), "set aside twice");
         let gone = lettered.union(&filed).count() as u64;
         assert_eq!(telemetry.skipped, gone, "the records behind do not say how many were left out");
     }
-    check_headers(&scene);
 }
 
 fn places(ledger: &Ledger) -> BTreeSet<(u32, u64)> {
