@@ -146,6 +146,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stream_that_waits_for_something_else_stays_held() {
+        let mut health = Health::new();
+        health.connected();
+        health.hold("telemetry", "the topic is not there".into());
+        health.release_unless("telemetry", Some("the registry is away"));
+        assert_eq!(health.status().held, [("telemetry".to_owned(), "the registry is away".to_owned())]);
+        assert_eq!(health.status().state, "held");
+        health.release_unless("telemetry", None);
+        assert_eq!((health.status().held.len(), health.status().state), (0, "up"));
+    }
+
+    #[test]
     fn a_return_is_told_from_the_first_connection() {
         let mut health = Health::new();
         assert_eq!(health.status().state, "connecting");

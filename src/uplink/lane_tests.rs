@@ -39,6 +39,20 @@ fn after_a_failure_it_waits_for_all_reports_and_starts_behind_the_prefix() {
 }
 
 #[test]
+fn a_record_of_several_messages_is_delivered_once() {
+    let mut lane = Lane::new(BACKOFF);
+    let sent: Vec<u64> =
+        [(0, false), (0, true), (1, true)].map(|(seq, last)| lane.took(Position::ZERO, position(seq), 10, last)).into();
+    for (serial, delivered) in sent.into_iter().zip([0, 1, 1]) {
+        lane.reported(serial, None, 0, 1.0);
+        assert_eq!(lane.take_delivered(), delivered);
+    }
+    let serial = lane.took(Position::ZERO, position(2), 10, true);
+    lane.reported(serial, Some(failure(Class::Retried)), 0, 1.0);
+    assert_eq!(lane.take_delivered(), 0, "it is sent again");
+}
+
+#[test]
 fn a_held_stream_probes_with_one_record_and_says_so_once() {
     let mut lane = Lane::new(BACKOFF);
     let serial = lane.took(Position::ZERO, position(0), 10, true);

@@ -1,5 +1,7 @@
 //! The next record of a stream as messages, and the registry's part in that.
 
+use std::sync::PoisonError;
+
 use super::Drain;
 use crate::clock::boot_ns;
 use crate::kafka::Failure;
@@ -71,6 +73,11 @@ impl Drain<'_> {
             let Some(outlet) = self.outlets.iter_mut().find(|outlet| outlet.name == outcome.stream) else { continue };
             let kind = outlet.writer.take_up(outcome, self.health, boot_ns(), fastrand::f64());
             self.metrics.uplink_schema_requests.get_or_create(&ByKind { kind }).inc();
+            if let (None, Some(other)) = (outlet.writer.held(), outlet.lane.held().or_else(|| outlet.reader.blocked()))
+            {
+                // It still waits, for something else.
+                self.health.lock().unwrap_or_else(PoisonError::into_inner).hold(&outlet.name, other.to_owned());
+            }
         }
     }
 }

@@ -62,10 +62,8 @@ impl Drain<'_> {
                     self.health().hold(&name, reason);
                 }
                 Event::Released => {
-                    // A block that cannot be opened is found anew.
-                    outlet.is_blocked = false;
                     let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-                    health.release_unless(&outlet.name, outlet.writer.held());
+                    health.release_unless(&outlet.name, outlet.writer.held().or_else(|| outlet.reader.blocked()));
                 }
                 Event::SetAside(position, failure) => self.set_aside(place, position, failure),
                 Event::Rebuild(reason) => self.rebuild = Some(reason),

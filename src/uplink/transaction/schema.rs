@@ -1,6 +1,8 @@
 //! Schemas before transactions: a record whose schema is not registered yet begins none, so that a registry that is away
 //! neither keeps a transaction open nor another stream waiting.
 
+use std::sync::PoisonError;
+
 use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::kafka::Failure;
@@ -21,6 +23,10 @@ impl Exactly<'_> {
             let Some(outlet) = self.outlets.iter_mut().find(|outlet| outlet.name == outcome.stream) else { continue };
             let kind = outlet.writer.take_up(outcome, self.health, boot_ns(), fastrand::f64());
             self.metrics.uplink_schema_requests.get_or_create(&ByKind { kind }).inc();
+            if let (None, Some(other)) = (outlet.writer.held(), outlet.lane.held()) {
+                // It still waits, for something else.
+                self.health.lock().unwrap_or_else(PoisonError::into_inner).hold(&outlet.name, other.to_owned());
+            }
         }
     }
 
