@@ -153,7 +153,7 @@ pub fn push(queue: &Queue, records: u64, pushed: &mut u64) -> anyhow::Result<Pos
             stamp: Stamp { boot_ns: *pushed, wall_us: 0, trust: Trust::Unknown },
             source: "source".into(),
             device: "device".into(),
-            fields: vec![Field::new("text", Value::Text(format!("{pushed:0>1000}").into()))],
+            fields: vec![Field::new("text", Value::Text(format!("{pushed:0>1000}")))],
         };
         let Pushed::Queued(position) = queue.push(ONE, record)? else { anyhow::bail!("a record was set aside") };
         last = position;
