@@ -41,8 +41,10 @@ impl Default for Fill {
 impl Fill {
     /// Records of so many bytes have become this block.
     fn learn(&mut self, gathered_bytes: usize, block: &SealedBlock) {
-        let fills = |aim: usize, took: usize| gathered_bytes.saturating_mul(aim) / took.max(1);
+        // The product is beyond 32 bits.
+        let fills = |aim: usize, took: usize| gathered_bytes as u64 * aim as u64 / took.max(1) as u64;
         let wanted = fills(FRAME_AIM_BYTES, block.bytes.len()).min(fills(PLAIN_AIM_BYTES, block.plain_bytes()));
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         let grown = wanted.min(gathered_bytes.saturating_mul(GROWTH_MAX));
         self.gather_bytes = grown.clamp(GATHER_BYTES_SURE, GATHER_BYTES_MAX);
     }

@@ -61,6 +61,15 @@ pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit)
             nothing_through = reply.disk_last;
             continue;
         };
+        let (first, last) = (found.header.first, found.header.last);
+        if first >= span.end {
+            return Ok(None);
+        }
+        // Of a block that is done nothing is wanted: it is not opened, and what is wrong with it is not told.
+        if last >= at && inner.lock().streams[stream.0].lanes.is_range_done(first.max(at), last) {
+            from = last.next();
+            continue;
+        }
         from = match found.header.newer {
             Some(version) => read_over(inner, stream, Span { from: at, ..span }, &found.header, version)?,
             None => take(inner, stream, at, &found)?,

@@ -275,13 +275,11 @@ pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
                 let queue = &shared.streams[stream];
                 (Arc::clone(&queue.name), queue.lanes.clone(), Now::of(&inner, &shared))
             };
-            let Some(oldest) = driver.with_store(|store| store.read(&name, lanes.cursor()))? else { break };
-            if now.age_min(&oldest, &inner.keys) <= limit {
-                break;
-            }
+            // What is done and not deleted yet may stand in front of what is not.
             let Some(blocks) = driver.with_store(|store| store.oldest_of(&name, &lanes, 1))? else { break };
-            // A damaged block in front may have been passed over by the read.
-            if blocks.last > oldest.header.last {
+            let Some(oldest) = driver.with_store(|store| store.read(&name, blocks.first))? else { break };
+            // The read passes over a damaged block.
+            if blocks.last > oldest.header.last || now.age_min(&oldest, &inner.keys) <= limit {
                 break;
             }
             remove(&inner, stream, &blocks, Rule::Age);

@@ -43,6 +43,8 @@ pub fn settings(dir: &Path) -> Settings {
                 name: NAMES[stream].into(),
                 topic: NAMES[stream].to_owned(),
                 priority: stream as u8,
+                drain: None,
+                rate: Default::default(),
                 durability: Durability::Window,
                 retention: Retention::default(),
                 drain: None,

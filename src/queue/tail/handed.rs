@@ -132,7 +132,7 @@ impl Handed {
 
     /// Everything through here is gone for another reason.
     pub(super) fn forget_through(&mut self, last: Position) {
-        self.ranges.retain(|_, range| range.last > last);
+        self.retire(Position::ZERO, last);
     }
 }
 
@@ -183,5 +183,14 @@ mod tests {
         assert_eq!((handed.through(at(0), at(10)), handed.through(at(10), at(99))), (Some(at(9)), Some(at(19))));
         handed.forget(at(12));
         assert_eq!(handed.retire(at(0), at(19)), 19);
+    }
+
+    #[test]
+    fn what_is_dropped_is_not_counted_as_acknowledged() {
+        let lanes = Lanes::from_cursor(at(0));
+        let mut handed = Handed::default();
+        handed.note(&records(0..1_000), &lanes);
+        handed.forget_through(at(499));
+        assert_eq!(handed.retire(at(0), at(999)), 500);
     }
 }

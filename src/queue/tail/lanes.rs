@@ -129,9 +129,10 @@ impl StreamState {
         at == self.unread_from(at.max(last)) && self.lanes.split_last(at)
     }
 
-    /// Lanes that touch become one again. Only while nothing is being delivered: an acknowledgement names where its lane
-    /// began.
+    /// Lanes that touch become one again, but for the newest: it is still the newest. Only while nothing is being
+    /// delivered: an acknowledgement names where its lane began.
     pub(in crate::queue) fn merge_lanes(&mut self) {
-        self.lanes.merge_touching(|next| self.newer.holds(next));
+        let newest = self.lanes.pairs().last().map(|(next, _)| *next);
+        self.lanes.merge_touching(|next| Some(next) == newest || self.newer.holds(next));
     }
 }
