@@ -47,8 +47,6 @@ pub fn settings(dir: &Path) -> Settings {
                 rate: Default::default(),
                 durability: Durability::Window,
                 retention: Retention::default(),
-                drain: None,
-                rate: config::Rate::default(),
             })
             .collect(),
     }
