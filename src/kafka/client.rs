@@ -284,12 +284,15 @@ impl Producer {
         }
     }
 
-    /// Serves callbacks for `wait` (all of it; zero serves a few events at once) and appends what they said.
+    /// Waits so long, serves a few events and appends what they said.
     pub fn poll(&self, wait: Duration, reports: &mut Vec<Report>, notices: &mut Vec<Notice>) {
-        // With no wait the library serves a single event; reports must not queue up behind its log lines.
-        let rounds = if wait.is_zero() { EVENTS_AT_ONCE } else { 1 };
-        for _ in 0..rounds {
-            self.inner.poll(wait);
+        // The library's own wait never ends early either, and it spins through its last millisecond.
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
+        // With no wait it serves a single event; reports must not queue up behind its log lines.
+        for _ in 0..EVENTS_AT_ONCE {
+            self.inner.poll(Duration::ZERO);
         }
         let mut inbox = self.inner.context().inbox();
         reports.append(&mut inbox.reports);
