@@ -71,6 +71,8 @@ fn a_restart_amid_history_goes_on_without_sending_the_newest_again() {
     let lanes = bench.queue.lanes(StreamIndex(0)).unwrap();
     bench.reopen();
     assert_eq!(bench.queue.lanes(StreamIndex(0)), Some(lanes.clone()), "{waiting} waited");
+    // What waits is known once the blocks are: before that nothing seems to.
+    wait_for("the blocks to be known", || bench.queue.status().streams[0].records > 0);
     let sent_before = bench.metrics.uplink_records_delivered.get_or_create(&telemetry()).get();
     bench.broker.up().unwrap();
     let uplink = bench.start();
