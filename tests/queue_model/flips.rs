@@ -148,5 +148,6 @@ fn flipped_bytes_anywhere_cost_at_most_the_blocks_they_hit() {
         queue.abandon().unwrap();
     }
     assert!(hit_blocks * 5 > trials(TRIALS), "{hit_blocks} trials hit a block");
-    assert!(refused < trials(TRIALS) / 10, "{refused} starts refused");
+    // Of few trials one may well hit that small file.
+    assert!(refused <= 1 + trials(TRIALS) / 10, "{refused} starts refused");
 }
