@@ -49,7 +49,7 @@ pub(in crate::config) static KAFKA: Section = Section {
             Kind::Word(&["oldest-first", "newest-first"], &[]),
             Is("oldest-first"),
             "In what order a backlog is sent. `newest-first`: after an outage the last 5 minutes or 256 KiB first, \
-             history behind; order then holds in each of at most 16 parts.",
+             history behind; order then holds in each of at most 12 parts.",
         ),
         key(
             "encoding",
