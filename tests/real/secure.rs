@@ -3,8 +3,8 @@
 mod acls;
 mod authority;
 mod cluster;
-mod exactly_once;
 mod logins;
 mod online;
 mod rotations;
 mod stage;
+mod transactions;

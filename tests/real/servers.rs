@@ -352,7 +352,9 @@ impl Drop for ModbusUnits {
     }
 }
 
-/// A port that was free a moment ago, for servers that cannot choose one themselves.
+/// A port that was free a moment ago, for servers that cannot choose one themselves: below those that outgoing
+/// connections get, as a client that connects again and again could be given that of a server that is down.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(is_free).unwrap()
 }

@@ -43,7 +43,7 @@ fn wait_until_free(agent: &Agent) {
 
 #[test]
 fn rights() {
-    let mut stage = Stage::new("secure::exactly_once");
+    let mut stage = Stage::new("secure::transactions");
     stage.certificate("gateway", "gateway-1", 20);
     stage.by_certificate("gateway");
     stage.scene.kafka_lines = EXACTLY_ONCE;
