@@ -63,6 +63,11 @@ impl Queue {
         self.inner().lock().streams.get(stream.0)?.in_doubt()
     }
 
+    /// The position that the stream's next record will have.
+    pub fn next_position(&self, stream: StreamIndex) -> Option<Position> {
+        Some(self.inner().lock().streams.get(stream.0)?.next_position())
+    }
+
     /// A transaction of the records from `first` through `last` begins. No I/O.
     pub fn begin_transaction(&self, stream: StreamIndex, first: Position, last: Position) {
         if let Some(queue) = self.inner().lock().streams.get_mut(stream.0) {

@@ -19,6 +19,8 @@ struct Entry {
     whole: bool,
     /// One of them was not delivered.
     failed: bool,
+    /// Kafka refused the batch that one of them was in for good.
+    refused: bool,
 }
 
 impl Entry {
@@ -60,7 +62,10 @@ impl Tracker {
                 entry.open += 1;
                 entry.whole = last;
             }
-            None => self.entries.push_back(Entry { lane, position, bytes, open: 1, whole: last, failed: false }),
+            None => {
+                let (open, failed, refused) = (1, false, false);
+                self.entries.push_back(Entry { lane, position, bytes, open, whole: last, failed, refused });
+            }
         }
         serial
     }
@@ -97,6 +102,22 @@ impl Tracker {
             self.first_serial += 1;
         }
         through
+    }
+
+    /// Kafka refused the batch with this message for good.
+    pub fn refused(&mut self, serial: u64) {
+        let index = serial.checked_sub(self.first_serial).and_then(|index| usize::try_from(index).ok());
+        if let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) {
+            entry.refused = true;
+        }
+    }
+
+    /// Of the records sent and not acknowledged: how many stand before the first that was in a refused batch, and how
+    /// many from there to the last such.
+    pub fn suspects(&self) -> Option<(usize, usize)> {
+        let first = self.entries.iter().position(|entry| entry.refused)?;
+        let last = self.entries.iter().rposition(|entry| entry.refused)?;
+        Some((first, last - first + 1))
     }
 
     /// Messages in flight and not reported.

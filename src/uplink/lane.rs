@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use crate::kafka::{CAREFUL_BYTES_MAX, Class, Failure};
+use crate::kafka::{Class, Failure};
 use crate::reading::Position;
 
 pub use super::backoff::Backoff;
 use super::delivery::{Through, Tracker};
+use super::window::Window;
 
 /// More poison records than this...
 pub const POISON_MAX: usize = 20;
@@ -54,11 +55,8 @@ pub struct Lane {
     mode: Mode,
     backoff: Backoff,
     attempt: u32,
-    /// While something is being isolated or probed: most records sent before all of them must be reported.
-    window: Option<usize>,
-    window_sent: usize,
-    /// The window takes no more: all of it went in one go.
-    window_closed: bool,
+    /// While something is being isolated or probed.
+    window: Window,
     held: Option<String>,
     /// It waits for what is needed before any record is sent, not for what came of one.
     is_put_off: bool,
@@ -81,9 +79,7 @@ impl Lane {
             mode: Mode::Flowing,
             backoff,
             attempt: 0,
-            window: None,
-            window_sent: 0,
-            window_closed: false,
+            window: Window::default(),
             held: None,
             is_put_off: false,
             retimed: None,
@@ -120,20 +116,17 @@ impl Lane {
         if self.tracker.is_partial() {
             return 1;
         }
-        let (records, bytes) = self.in_flight();
-        let Some(window) = self.window else {
-            let full = records > 0 && bytes >= in_flight_bytes_max;
-            return if full { 0 } else { in_flight_records_max.saturating_sub(records) };
-        };
-        if self.window_closed || records > 0 && bytes >= in_flight_bytes_max.min(CAREFUL_BYTES_MAX) {
-            return 0;
+        let in_flight @ (records, bytes) = self.in_flight();
+        match self.window.room(in_flight, in_flight_bytes_max) {
+            Some(room) => in_flight_records_max.min(room),
+            None if records > 0 && bytes >= in_flight_bytes_max => 0,
+            None => in_flight_records_max.saturating_sub(records),
         }
-        in_flight_records_max.min(window).saturating_sub(self.window_sent)
     }
 
     /// What was sent in one go is all of a window: the next one waits until all of it is reported.
     pub fn turn_ended(&mut self) {
-        self.window_closed = self.window.is_some() && self.window_sent > 0;
+        self.window.close();
     }
 
     /// When it may send again, while it waits.
@@ -162,7 +155,9 @@ impl Lane {
     /// The client took a message of a record of the queue's lane that is read from `lane` on, `last` of the record or
     /// not; gives the serial of its report.
     pub fn took(&mut self, lane: Position, position: Position, bytes: usize, last: bool) -> u64 {
-        self.window_sent += usize::from(last);
+        if last {
+            self.window.took();
+        }
         self.tracker.sent(lane, position, bytes, last)
     }
 
@@ -193,6 +188,9 @@ impl Lane {
     pub fn reported(&mut self, serial: u64, failure: Option<Failure>, now_ns: u64, chance: f64) -> Vec<Event> {
         let mut events = Vec::new();
         let open = self.tracker.unacknowledged();
+        if failure.as_ref().is_some_and(|failure| failure.class == Class::Poison) {
+            self.tracker.refused(serial);
+        }
         let delivered = self.tracker.reported(serial, failure.is_none());
         if !delivered.is_empty() {
             let records = (open - self.tracker.unacknowledged()) as u64;
@@ -256,12 +254,12 @@ impl Lane {
 
     /// Whether one record must be told from others, or a held stream is probed: then windows are sent one by one.
     pub fn is_careful(&self) -> bool {
-        self.window.is_some()
+        self.window.is_set()
     }
 
     fn rewind(&mut self) {
         self.tracker.rewind();
-        (self.window_sent, self.window_closed) = (0, false);
+        self.window.rewind();
         self.rewound = true;
     }
 
@@ -284,14 +282,14 @@ impl Lane {
         if matches!(self.mode, Mode::Draining { .. }) {
             self.conclude(now_ns, chance, events);
         } else if !self.tracker.is_partial() {
-            self.widen_window();
+            self.window.widen();
         }
     }
 
     /// Goes back to the first record that is not delivered, and draws the conclusions of a failure.
     fn conclude(&mut self, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
-        let suspects = self.tracker.unacknowledged();
-        let first = self.tracker.first();
+        let (open, first) = (self.tracker.unacknowledged(), self.tracker.first());
+        let (innocent, suspects) = self.tracker.suspects().unwrap_or((0, open));
         let Mode::Draining { failure, culprit } = &self.mode else { return self.rewind() };
         let (failure, culprit) = (failure.clone(), *culprit);
         // Where only some of its messages were refused, the culprit is among the suspects itself.
@@ -301,9 +299,8 @@ impl Lane {
         match failure.class {
             // What is before the culprit comes first; then the culprit meets the same refusal again.
             Class::Poison if before > 0 => {}
-            Class::Poison if culprit.is_none() && suspects > 1 => {
-                // One of these; the rest only shared its batch. Halve until it stands alone.
-                self.window = Some(suspects / 2);
+            Class::Poison if culprit.is_none() && open > 1 => {
+                self.window.isolate(innocent, suspects);
             }
             Class::Poison => {
                 if let Some(suspect) = culprit.or(first) {
@@ -314,7 +311,7 @@ impl Lane {
             Class::Retried => {
                 // What fails again and again must not stop the client for the other streams each time.
                 if self.attempt > 0 {
-                    self.window = Some(1);
+                    self.window.set(1);
                 }
                 self.wait(now_ns, chance);
             }
@@ -324,7 +321,7 @@ impl Lane {
     }
 
     fn isolated(&mut self, suspect: Position, failure: Failure, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
-        self.window = Some(1);
+        self.window.set(1);
         if failure.timestamp_refused {
             // A clock that is ahead is no fault of the record: once more, with a time the broker knows.
             if self.retimed != Some(suspect) {
@@ -349,7 +346,8 @@ impl Lane {
 
     fn hold(&mut self, reason: String, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
         // Probe with a single record when the wait is over.
-        (self.window, self.is_put_off) = (Some(1), false);
+        self.window.set(1);
+        self.is_put_off = false;
         if self.held.as_ref() != Some(&reason) {
             events.push(Event::Held(reason.clone()));
             self.held = Some(reason);
@@ -360,15 +358,6 @@ impl Lane {
     fn wait(&mut self, now_ns: u64, chance: f64) {
         self.mode = Mode::Waiting { until_ns: now_ns.saturating_add(self.backoff.delay_ns(self.attempt, chance)) };
         self.attempt = self.attempt.saturating_add(1);
-    }
-
-    /// A window was delivered whole: the next may be twice as large, until it is no limit any more.
-    fn widen_window(&mut self) {
-        const NO_LIMIT_ABOVE: usize = 1_000;
-        if self.window_sent > 0 {
-            (self.window_sent, self.window_closed) = (0, false);
-            self.window = self.window.map(|window| window * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
-        }
     }
 }
 

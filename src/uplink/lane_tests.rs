@@ -104,15 +104,13 @@ fn a_client_that_stops_because_of_a_refusal_does_not_hide_it() {
     let mut lane = Lane::new(BACKOFF);
     let serials: Vec<u64> = (0..4).map(|seq| lane.took(Position::ZERO, position(seq), 1, true)).collect();
     // The client has stopped: what is behind the cause is reported with other errors, or not at all.
-    lane.reported(serials[2], Some(failure(Class::Fatal)), 0, 1.0);
-    lane.reported(serials[0], Some(failure(Class::Poison)), 0, 1.0);
-    lane.reported(serials[1], Some(failure(Class::Retried)), 0, 1.0);
+    lane.reported(serials[3], Some(failure(Class::Fatal)), 0, 1.0);
+    for serial in &serials[..2] {
+        lane.reported(*serial, Some(failure(Class::Poison)), 0, 1.0);
+    }
+    lane.reported(serials[2], Some(failure(Class::Retried)), 0, 1.0);
     assert_eq!(lane.client_lost(0, 1.0), []);
-    assert_eq!((room(&mut lane, 0), lane.is_careful()), (2, true), "the suspects are halved");
-    lane.took(Position::ZERO, position(0), 1, true);
-    let serial = lane.took(Position::ZERO, position(1), 1, true);
-    lane.reported(serial, Some(failure(Class::Poison)), 0, 1.0);
-    lane.client_lost(0, 1.0);
+    assert_eq!((room(&mut lane, 0), lane.is_careful()), (1, true), "the suspects are halved");
     let serial = lane.took(Position::ZERO, position(0), 1, true);
     assert_eq!(room(&mut lane, 0), 0);
     assert_eq!(
@@ -250,4 +248,30 @@ proptest! {
         prop_assert_eq!(delivered, rest);
         prop_assert!(windows < 40 * (poison.len() + 1), "{} windows", windows);
     }
+}
+
+#[test]
+fn those_before_a_refused_batch_go_by_themselves_and_only_the_batch_is_searched() {
+    let (mut lane, mut cursor, mut windows) = (Lane::new(BACKOFF), 0, Vec::new());
+    // Batches of eight as the client makes them of all that it gets at once; a transaction fails as a whole.
+    let poison = 85;
+    let set_aside = loop {
+        let last = cursor + room(&mut lane, 0) as u64;
+        windows.push(last - cursor);
+        let sent: Vec<_> = (cursor..last).map(|seq| (seq, lane.took(Position::ZERO, position(seq), 1, true))).collect();
+        let batch = |seq: u64| (seq - cursor) / 8;
+        let bad = (cursor..last).contains(&poison).then(|| batch(poison));
+        let mut events = Vec::new();
+        for (seq, serial) in sent {
+            let class = if bad == Some(batch(seq)) { Class::Poison } else { Class::Retried };
+            events.extend(lane.reported(serial, bad.map(|_| failure(class)), 0, 1.0));
+        }
+        match events.last() {
+            Some(Event::SetAside(position, _)) => break position.seq(),
+            Some(Event::Acknowledged(through)) => cursor = through.position.seq() + 1,
+            _ => {}
+        }
+    };
+    assert_eq!((set_aside, cursor), (poison, poison), "all before it are delivered");
+    assert_eq!(windows, [100, 80, 4, 2, 1, 1], "of 100 records only eight are searched");
 }

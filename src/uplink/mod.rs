@@ -24,6 +24,7 @@ mod timestamp;
 mod tls;
 mod transaction;
 mod watchdog;
+mod window;
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};

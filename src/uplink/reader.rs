@@ -53,6 +53,15 @@ impl Reading {
     }
 }
 
+/// What reading on in a lane gave.
+enum Look {
+    Ready,
+    /// Its next block cannot be opened for now.
+    Waits,
+    /// Nothing is left of it, or nothing yet.
+    Empty,
+}
+
 /// A record that is ready to be sent.
 #[derive(Debug)]
 pub struct Ready<'a> {
@@ -98,26 +107,29 @@ impl Reader {
         self.split_wanted = self.is_newest_first();
     }
 
-    /// Before a turn: looks again at what is newest. `idle`: nothing of the stream is in flight.
+    /// Before a turn: looks again at what is newest. `idle`: nothing of the stream is in flight; `careful`: as for
+    /// [`Reader::read`].
     ///
     /// # Errors
-    /// The queue cannot be read.
-    pub fn begin_turn(&mut self, queue: &Queue, idle: bool) -> Result<(), PeekError> {
+    /// What is newest cannot be told now; it is tried again with the next turn, and the lanes go on as they are.
+    pub fn begin_turn(&mut self, queue: &Queue, idle: bool, careful: bool) -> Result<(), PeekError> {
         if !self.is_newest_first() {
             return Ok(());
         }
-        if self.split_wanted {
-            if idle {
-                queue.merge_lanes(self.stream);
-                self.lanes.clear();
-            }
-            let is_split = queue.split_newest(self.stream, NEWEST)?;
-            self.split_wanted = false;
-            if is_split {
-                self.take_over_split(queue);
-            }
-        }
         self.current = self.lanes.len();
+        if !self.split_wanted || careful {
+            return Ok(());
+        }
+        if idle {
+            queue.merge_lanes(self.stream);
+            self.lanes.clear();
+            self.current = 0;
+        }
+        if queue.split_newest(self.stream, NEWEST)? {
+            self.take_over_split(queue);
+            self.current = self.lanes.len();
+        }
+        self.split_wanted = false;
         Ok(())
     }
 
@@ -127,8 +139,9 @@ impl Reader {
     }
 
     /// Reads on where nothing is ready; a newer lane comes before an older one, and one whose next block cannot be opened
-    /// is left out for a while. `is_in_flight` tells whether something of the lane that began here is sent and not
-    /// acknowledged. Gives whether a record is ready.
+    /// is left out for a while. `careful`: a record that Kafka refuses is being told from others; then older lanes come
+    /// first, or what is new would take its place in every window. `is_in_flight` tells whether something of the lane that
+    /// began here is sent and not acknowledged. Gives whether a record is ready.
     ///
     /// # Errors
     /// The queue cannot be read.
@@ -137,45 +150,65 @@ impl Reader {
         queue: &Queue,
         limit: Limit,
         now_ns: u64,
+        careful: bool,
         is_in_flight: impl Fn(Position) -> bool,
     ) -> Result<bool, PeekError> {
         if self.lanes.get(self.current).is_some_and(|lane| !lane.ready.is_empty()) {
             return Ok(true);
         }
         self.take_over_lanes(queue);
-        for index in (0..self.lanes.len()).rev() {
-            let lane = &mut self.lanes[index];
-            if lane.ready.is_empty() && lane.blocked_until_ns.is_some_and(|until_ns| now_ns < until_ns) {
-                continue;
-            }
-            let read = lane.read(queue, self.stream, limit);
-            lane.looked_at = true;
-            match read {
-                // Nothing of it is passed over: it goes on with the key or in a newer version, or when the blocks are
-                // purged. The other lanes go on, and make room for one more when they are done.
-                Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
-                    lane.blocked_until_ns = Some(now_ns.saturating_add(BLOCKED_LOOK_NS));
-                    self.blocked = Some(error.to_string());
+        let count = self.lanes.len();
+        let (mut ready, mut done) = (Ok(None), Vec::new());
+        for step in 0..count {
+            let index = if careful { step } else { count - 1 - step };
+            match self.look(index, queue, limit, now_ns) {
+                Ok(Look::Ready) => ready = Ok(Some(index)),
+                Ok(Look::Waits) => continue,
+                Ok(Look::Empty) => {
+                    let lane = &self.lanes[index];
+                    if lane.end != Position::END && !is_in_flight(lane.from) {
+                        queue.close_lane(self.stream, lane.from, lane.end);
+                        done.push(index);
+                    }
                     continue;
                 }
-                Err(error) => return Err(error),
-                Ok(is_ready) => {
-                    lane.blocked_until_ns = None;
-                    if is_ready {
-                        self.current = index;
-                        self.note_open();
-                        return Ok(true);
-                    }
-                }
+                Err(error) => ready = Err(error),
             }
-            if lane.end != Position::END && !is_in_flight(lane.from) {
-                queue.close_lane(self.stream, lane.from, lane.end);
-                self.lanes.remove(index);
+            break;
+        }
+        let ready = ready.map(|ready| ready.map(|at| at - done.iter().filter(|index| **index < at).count()));
+        done.sort_unstable();
+        for index in done.into_iter().rev() {
+            self.lanes.remove(index);
+        }
+        let ready = ready?;
+        self.current = ready.unwrap_or(self.lanes.len());
+        self.note_open();
+        Ok(ready.is_some())
+    }
+
+    /// Reads on in one lane where nothing of it is ready.
+    fn look(&mut self, index: usize, queue: &Queue, limit: Limit, now_ns: u64) -> Result<Look, PeekError> {
+        let lane = &mut self.lanes[index];
+        if lane.ready.is_empty() && lane.blocked_until_ns.is_some_and(|until_ns| now_ns < until_ns) {
+            return Ok(Look::Waits);
+        }
+        let read = lane.read(queue, self.stream, limit);
+        lane.looked_at = true;
+        match read {
+            // Nothing of it is passed over: it goes on with the key or in a newer version, or when the blocks are
+            // purged. The other lanes go on, and make room for one more when they are done.
+            Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
+                lane.blocked_until_ns = Some(now_ns.saturating_add(BLOCKED_LOOK_NS));
+                self.blocked = Some(error.to_string());
+                Ok(Look::Waits)
+            }
+            Err(error) => Err(error),
+            Ok(is_ready) => {
+                lane.blocked_until_ns = None;
+                Ok(if is_ready { Look::Ready } else { Look::Empty })
             }
         }
-        self.current = self.lanes.len();
-        self.note_open();
-        Ok(false)
     }
 
     /// Forgets a block that could not be opened once each lane was looked at and none is blocked.
@@ -240,9 +273,11 @@ mod tests {
 
     use super::*;
     use crate::config::{KeyBytes, QueueKeys};
+    use crate::kafka::{Class, Failure};
     use crate::metrics::Metrics;
     use crate::queue::{NewRecord, Settings};
     use crate::reading::{Field, Stamp, Trust, Value};
+    use crate::uplink::lane::{Backoff, Event, Lane};
 
     const STREAM: StreamIndex = StreamIndex(0);
     const LIMIT: Limit = Limit { records: 7, bytes: 1 << 16 };
@@ -293,7 +328,7 @@ mod tests {
     /// Takes what can be read; everything is acknowledged at once.
     fn drain(reader: &mut Reader, queue: &Queue, now_ns: u64) -> Vec<Position> {
         let mut taken = Vec::new();
-        while reader.read(queue, LIMIT, now_ns, |_| false).unwrap() {
+        while reader.read(queue, LIMIT, now_ns, false, |_| false).unwrap() {
             let ready = reader.ready().unwrap();
             let (lane, position) = (ready.lane, ready.record.position);
             taken.push(position);
@@ -343,5 +378,57 @@ mod tests {
         assert_eq!(drain(&mut reader, &queue, BLOCKED_LOOK_NS).len() as u64, EACH);
         assert_eq!(reader.blocked(), None, "all lanes can be opened");
         queue.close().unwrap();
+    }
+
+    /// One turn against a broker that refuses every batch with the record `poison`, all that is sent at once being one.
+    /// Gives what the lane says at last.
+    fn turn(reader: &mut Reader, lane: &mut Lane, queue: &Queue, poison: Position) -> Option<Event> {
+        reader.begin_turn(queue, lane.is_idle(), lane.is_careful()).unwrap();
+        let mut sent = Vec::new();
+        let (room, careful) = (lane.room(0, 200, 1 << 20), lane.is_careful());
+        while sent.len() < room && reader.read(queue, LIMIT, 0, careful, |from| lane.has_of(from)).unwrap() {
+            let ready = reader.ready().unwrap();
+            let (from, position) = (ready.lane, ready.record.position);
+            sent.push((position, lane.took(from, position, 10, true)));
+            reader.took();
+        }
+        lane.turn_ended();
+        let class = if sent.iter().any(|(position, _)| *position == poison) { Class::Poison } else { Class::Retried };
+        let failure = Failure { class, text: "no".into(), name: "", timestamp_refused: false };
+        let failure = (class == Class::Poison).then_some(failure);
+        let mut events = Vec::new();
+        for (_, serial) in sent {
+            events.extend(lane.reported(serial, failure.clone(), 0, 1.0));
+        }
+        for event in &events {
+            if let Event::Acknowledged(through) = event {
+                queue.ack_lane(STREAM, through.lane, through.position);
+            }
+        }
+        if lane.take_rewound() {
+            reader.rewind();
+        }
+        events.pop()
+    }
+
+    #[test]
+    fn a_refused_record_of_history_is_found_while_new_ones_keep_coming() {
+        let dir = tempfile::tempdir().unwrap();
+        queue_of(dir.path(), &[&[]]);
+        let queue = open(dir.path(), &[]);
+        let poison = Position::new(1, 100);
+        let mut reader = Reader::new(STREAM, DrainOrder::NewestFirst);
+        let mut lane = Lane::new(Backoff { first_ns: 1, max_ns: 1 });
+        push(&queue, 10);
+        assert!(queue.split_newest(STREAM, Newest { bytes: 1_000, age: NEWEST.age }).unwrap());
+        for _ in 0..40 {
+            push(&queue, 50);
+            if let Some(Event::SetAside(position, _)) = turn(&mut reader, &mut lane, &queue, poison) {
+                assert_eq!(position, poison);
+                assert_eq!(queue.lanes(STREAM).unwrap().pairs()[0].0, poison, "all of its lane before it is delivered");
+                return queue.close().unwrap();
+            }
+        }
+        panic!("not found: {:?}", queue.lanes(STREAM));
     }
 }

@@ -38,6 +38,20 @@ fn transactions_carry_what_is_queued_whole_and_in_order() {
 }
 
 #[test]
+fn a_backlog_goes_in_few_transactions_each_longer_than_what_the_client_holds() {
+    let mut bench = bench(&["telemetry"]);
+    bench.settings.kafka.in_flight_bytes_max = 64 * 1024;
+    bench.push(0, 20_000);
+    let uplink = bench.start();
+    bench.drained(0);
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 20_000);
+    // 3 MB: the cursor alone, then 128 KiB and four times as much each time.
+    let committed = transactions(&bench, "committed");
+    assert!((3..=8).contains(&committed), "{committed} transactions");
+}
+
+#[test]
 fn a_rate_holds_in_goes_of_a_second() {
     let mut bench = bench(&["telemetry", "alarms"]);
     bench.settings.streams[0].rate = Rate { records: Some(1_000), bytes: None };

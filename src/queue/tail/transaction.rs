@@ -27,9 +27,10 @@ impl Doubt {
         self.range.is_none() && self.durable.is_some()
     }
 
-    /// The range, where a crash would leave no word of it.
+    /// The range, where a crash would leave no word of it, or of a part only.
     fn unsaved(&self) -> Option<(Position, Position)> {
-        self.range.filter(|_| self.range != self.durable)
+        let covers = |(first, last)| self.durable.is_some_and(|(from, through)| from <= first && last <= through);
+        self.range.filter(|range| !covers(*range))
     }
 }
 

@@ -100,10 +100,11 @@ impl Drain<'_> {
         if down && outlet.reader.is_newest_first() && outlet.lane.in_flight().0 > 0 {
             return false;
         }
-        match outlet.reader.begin_turn(&self.queue, outlet.lane.is_idle()) {
-            Ok(()) => true,
-            Err(error) => self.cannot_read(place, &error),
+        let (is_idle, is_careful) = (outlet.lane.is_idle(), outlet.lane.is_careful());
+        if let Err(error) = outlet.reader.begin_turn(&self.queue, is_idle, is_careful) {
+            self.cannot_read(place, &error);
         }
+        true
     }
 
     /// Makes sure that a record is ready. Gives whether there is one.
@@ -111,7 +112,8 @@ impl Drain<'_> {
         let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
         let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
-        match outlet.reader.read(&self.queue, limit, boot_ns(), |lane| outlet.lane.has_of(lane)) {
+        let is_careful = outlet.lane.is_careful();
+        match outlet.reader.read(&self.queue, limit, boot_ns(), is_careful, |lane| outlet.lane.has_of(lane)) {
             Ok(ready) => {
                 outlet.peek_failed &= !ready;
                 self.note_blocked(place);

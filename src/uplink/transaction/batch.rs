@@ -1,15 +1,13 @@
-//! From the queue into a transaction: which stream, which records, and when they are enough.
+//! From the queue: which records a transaction begins with and goes on with, and when they are enough to begin.
 
 use std::time::Duration;
 
-use super::outlet::{Open, Sent};
-use super::session::Event as Turn;
+use super::cursor::Range;
+use super::limits::Allowance;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
-use crate::kafka::{Failure, Outgoing, Producer, SendError};
-use crate::metrics::ByKind;
 use crate::queue::{Limit, block};
-use crate::reading::{Position, Record};
+use crate::reading::Position;
 
 /// Most records read from the queue at once.
 const PEEK_RECORDS: usize = 1_000;
@@ -17,28 +15,30 @@ const PEEK_RECORDS: usize = 1_000;
 const PEEK_BYTES: usize = 256 * 1024;
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
-/// Tells readers that a record may stand twice.
-pub(super) const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
 
 impl Exactly<'_> {
-    /// Reads ahead for the outlet. Gives whether a transaction should begin with what there is now.
-    pub(super) fn gather(&mut self, place: usize) -> bool {
+    /// Reads ahead for the outlet. Gives what a transaction may have that should begin with what there is now.
+    pub(super) fn gather(&mut self, place: usize) -> Option<Allowance> {
         let now_ns = boot_ns();
-        let window = self.window;
-        let Some(allowed) = self.allowance(place, now_ns) else { return false };
-        let bytes_max = self.size.bytes(window.bytes_max).min(allowed.bytes);
+        let allowed = self.allowance(place, now_ns)?;
         let outlet = &mut self.outlets[place];
-        let room = outlet.lane.room(now_ns, window.records_max.min(allowed.records), bytes_max);
+        let room = outlet.lane.room(now_ns, allowed.records, allowed.bytes);
         if room == 0 {
-            return false;
+            return None;
         }
-        let mut is_full = outlet.is_full(room, bytes_max);
-        while !is_full && !self.is_unopened(place) && self.read_on(place, room, bytes_max) {
-            is_full = self.outlets[place].is_full(room, bytes_max);
+        let most = Allowance { records: room, ..allowed };
+        // Of a backlog no more than this: the rest is read while the first records are on their way.
+        let enough = Allowance {
+            records: most.records.min(outlet.ready.len() + PEEK_RECORDS),
+            bytes: most.bytes.min(outlet.ready_bytes + PEEK_BYTES),
+        };
+        let mut is_full = outlet.has_ready(enough);
+        while !is_full && !self.is_unopened(place) && self.read_on(place, None, enough) {
+            is_full = self.outlets[place].has_ready(enough);
         }
         let outlet = &self.outlets[place];
         let gathered = now_ns >= outlet.ready_since_ns.saturating_add(self.gather_ns());
-        !outlet.ready.is_empty() && (is_full || gathered)
+        (!outlet.ready.is_empty() && (is_full || gathered)).then_some(most)
     }
 
     /// How long records that come singly are gathered: short enough that they are acknowledged before they are sealed.
@@ -47,13 +47,26 @@ impl Exactly<'_> {
         u64::try_from(gather.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Reads once. Gives whether anything was added.
-    fn read_on(&mut self, place: usize, room: usize, bytes_max: usize) -> bool {
+    /// Reads what follows in an open transaction that has this range, and was before `until`. Gives whether there is
+    /// something.
+    pub(super) fn read_behind(&mut self, place: usize, range: Range, until: Position) -> bool {
+        let most = Allowance { records: PEEK_RECORDS, bytes: PEEK_BYTES };
+        while self.outlets[place].ready.is_empty() {
+            let ends = range.1.next() >= until || self.outlets[place].ready_is_whole || self.is_unopened(place);
+            if ends || !self.read_on(place, Some(range), most) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads once; `open`: what the open transaction has already. Gives whether anything was read.
+    fn read_on(&mut self, place: usize, open: Option<Range>, most: Allowance) -> bool {
         let outlet = &mut self.outlets[place];
-        let left = room.saturating_sub(outlet.ready.len());
-        let bytes_left = bytes_max.saturating_sub(outlet.ready_bytes);
-        let limit = Limit { records: left.min(PEEK_RECORDS), bytes: bytes_left.min(PEEK_BYTES) };
-        let after = outlet.ready.back().map(|record| record.position);
+        let records = most.records.saturating_sub(outlet.ready.len());
+        let bytes = most.bytes.saturating_sub(outlet.ready_bytes);
+        let limit = Limit { records: records.min(PEEK_RECORDS), bytes: bytes.min(PEEK_BYTES) };
+        let after = outlet.ready.back().map(|record| record.position).or(open.map(|(_, last)| last));
         let batch = match self.queue.peek(outlet.index, after, limit) {
             Ok(Some(batch)) => batch,
             Ok(None) => {
@@ -67,11 +80,12 @@ impl Exactly<'_> {
         };
         self.can_read(place);
         let outlet = &mut self.outlets[place];
-        let Some(first) = outlet.ready.front().or_else(|| batch.records.first()).map(|record| record.position) else {
-            return false;
-        };
+        let begun = open.map(|(first, _)| first).or(outlet.ready.front().map(|record| record.position));
+        let Some(first) = begun.or(batch.records.first().map(|record| record.position)) else { return false };
         if outlet.ready.is_empty() {
             outlet.ready_since_ns = boot_ns();
+        }
+        if begun.is_none() {
             outlet.lineage = Some(batch.lineage);
         } else if outlet.lineage.as_ref() != Some(&batch.lineage) {
             outlet.ready_is_whole = true;
@@ -90,157 +104,5 @@ impl Exactly<'_> {
             outlet.ready.push_back(record);
         }
         true
-    }
-
-    /// Begins a transaction with what the outlet has ready.
-    pub(super) fn send_ready(&mut self, client: &Producer, place: usize) -> Option<Turn> {
-        let now_ns = boot_ns();
-        let outlet = &mut self.outlets[place];
-        let (first, last) = (outlet.ready.front()?.position, outlet.ready.back()?.position);
-        if let Some(turn) = self.begin(client, place) {
-            return Some(turn);
-        }
-        let index = self.outlets[place].index;
-        // Before anything of it is sent: a seal from now on makes it durable.
-        self.queue.begin_transaction(index, first, last);
-        let Some(sent_last) = self.send_all(client, place) else {
-            self.queue.end_transaction(index);
-            return None;
-        };
-        if sent_last != last {
-            self.queue.begin_transaction(index, first, sent_last);
-        }
-        let outlet = &mut self.outlets[place];
-        outlet.lane.turn_ended();
-        if outlet.ready.is_empty() {
-            outlet.forget_ready();
-        }
-        if let Some(open) = &mut self.open {
-            open.range = Some((first, sent_last));
-        }
-        self.session.begun(now_ns);
-        // While the records are on their way.
-        if let Err(error) = self.queue.secure_transaction(index) {
-            tracing::warn!(%error, "transaction cannot be noted in the queue and is aborted");
-            self.fail_open(Failure::retried(format!("queue: {error}")), false);
-        }
-        None
-    }
-
-    /// Hands the outlet's records to the client. Gives the last that it took; `None`: none, and the transaction is given
-    /// up.
-    fn send_all(&mut self, client: &Producer, place: usize) -> Option<Position> {
-        let first_token = self.next_token;
-        // Only encoded it is known how large a record is.
-        let payload_bytes_max = self.allowance(place, boot_ns()).map_or(0, |allowed| allowed.bytes);
-        let mut open = Open {
-            place,
-            range: None,
-            letter: None,
-            first_token,
-            records: Vec::with_capacity(self.outlets[place].ready.len()),
-            count: 0,
-            bytes: 0,
-            began_ns: boot_ns(),
-            doubtful: 0,
-            incomplete: false,
-            further_tokens: 0,
-            reported: 0,
-            failure: None,
-        };
-        let mut last = None;
-        let mut refused = None;
-        while open.count == 0 || open.bytes < payload_bytes_max {
-            let Some(record) = self.outlets[place].ready.pop_front() else { break };
-            match self.send_one(client, place, &record, &mut open) {
-                Ok(()) => last = Some(record.position),
-                Err(error) => {
-                    let position = record.position;
-                    self.outlets[place].ready.push_front(record);
-                    if open.incomplete {
-                        // Not a part of a record may be committed.
-                        open.failure = Some((None, refusal(&error)));
-                    }
-                    // What was taken goes first; then this one stands alone.
-                    if let (SendError::Failed(failure), None) = (error, last) {
-                        refused = Some((position, failure));
-                    }
-                    break;
-                }
-            }
-        }
-        self.next_token = first_token.wrapping_add(open.records.len() + open.further_tokens);
-        if last.is_some() {
-            self.metrics.uplink_in_flight_records.set(i64::try_from(open.records.len()).unwrap_or(i64::MAX));
-            self.open = Some(open);
-            return last;
-        }
-        if let Some((position, failure)) = refused {
-            self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
-            let events = self.outlets[place].lane.refused(position, failure, boot_ns(), fastrand::f64());
-            self.give_up_empty(client);
-            self.follow(place, events);
-        } else {
-            self.give_up_empty(client);
-            // Not at once again: the client has no room for all messages of its first record.
-            self.put_off(place, Failure::retried("client is full before the first record".into()));
-        }
-        None
-    }
-
-    /// Hands the messages of one record to the client.
-    fn send_one(&mut self, client: &Producer, place: usize, record: &Record, open: &mut Open) -> Result<(), SendError> {
-        let outlet = &mut self.outlets[place];
-        let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
-        if outlet.writer.encoder.encode(lineage, record, &mut self.encoded).is_err() {
-            // Its schema comes before the next transaction.
-            return Err(SendError::Full);
-        }
-        let count = self.encoded.count();
-        let bytes = self.encoded.bytes() + count * record.device.len();
-        let messages = open.records.len() + count;
-        if open.count > 0 && (messages > self.window.records_max || open.bytes + bytes > self.window.bytes_max) {
-            // The client would take a part of its messages only.
-            return Err(SendError::Full);
-        }
-        let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
-        let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
-        for index in 0..count {
-            let mut headers = self.encoded.headers(index);
-            headers.extend(doubtful.then_some(DOUBTFUL));
-            let sent = client.send(Outgoing {
-                topic: &outlet.topic,
-                key: &record.device,
-                payload: self.encoded.payload(index),
-                timestamp_ms,
-                headers: &headers,
-                token: open.first_token.wrapping_add(open.records.len() + index),
-            });
-            if let Err(error) = sent {
-                open.incomplete = index > 0;
-                open.further_tokens = index;
-                return Err(error);
-            }
-        }
-        for index in 0..count {
-            let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
-            open.records.push(Sent { serial, timestamp_ms });
-        }
-        self.metering.sent(bytes, boot_ns());
-        outlet.rate.took(bytes, boot_ns());
-        open.bytes += bytes;
-        open.count += 1;
-        outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));
-        open.doubtful += u64::from(doubtful);
-        Ok(())
-    }
-}
-
-/// Why the client did not take a message.
-fn refusal(error: &SendError) -> Failure {
-    match error {
-        SendError::Full => Failure::retried("client is full".into()),
-        SendError::Failed(failure) => failure.clone(),
     }
 }

@@ -1,7 +1,7 @@
 //! Records that Kafka refuses: into the dead-letter topic, in a transaction with the cursor behind them, so that a letter
 //! is there once as well; or into the dead-letter file, where there is no such topic or it refuses them too.
 
-use super::batch::DOUBTFUL;
+use super::filling::DOUBTFUL;
 use super::outlet::{Open, Sent};
 use super::session::Event as Turn;
 use super::thread::{Exactly, TOPIC_MAX};
@@ -94,21 +94,17 @@ impl Exactly<'_> {
         open.first_token = self.next_token;
         open.range = Some((letter.position, letter.position));
         open.letter = Some(record.skipped);
-        if let Err(error) = self.hand_over(client, place, topic, (batch, record), letter, &mut open) {
+        if let Err(error) = self.hand_letter(client, place, topic, (batch, record), letter, &mut open) {
             open.failure = Some((None, error));
         }
         self.next_token = self.next_token.wrapping_add(open.records.len());
         self.open = Some(open);
         self.session.begun(boot_ns());
-        if let Err(error) = self.queue.secure_transaction(index) {
-            tracing::warn!(%error, "transaction cannot be noted in the queue and is aborted");
-            self.fail_open(Failure::retried(format!("queue: {error}")), false);
-        }
         None
     }
 
     /// Hands the messages of a letter to the client.
-    fn hand_over(
+    fn hand_letter(
         &mut self,
         client: &Producer,
         place: usize,
@@ -135,7 +131,8 @@ impl Exactly<'_> {
                 SendError::Failed(failure) => failure,
             })?;
             self.metering.sent(payload.len(), boot_ns());
-            open.records.push(Sent { serial: 0, timestamp_ms });
+            open.records.push(Sent { serial: 0, timestamp_ms, bytes: payload.len(), is_refused: false });
+            open.bytes += payload.len();
         }
         Ok(())
     }

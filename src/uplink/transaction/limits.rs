@@ -1,9 +1,12 @@
-//! What a transaction may hold: a second of the rates, what is left of the budget.
+//! What a transaction may hold: what the link carries in a few seconds, a second of the rates, what is left of the budget.
 
 use super::thread::Exactly;
-use crate::uplink::rate::RateLimit;
 
-/// The most that the next transaction of a stream may have.
+/// Most records of a transaction: each is remembered until the commit.
+const RECORDS_MAX: usize = 32_768;
+
+/// The most that a transaction of a stream may have.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
     pub(super) records: usize,
     pub(super) bytes: usize,
@@ -19,16 +22,11 @@ impl Exactly<'_> {
         let (records, burst_bytes) = self.metering.burst(&outlet.rate);
         let is_lowest = self.outlets.iter().all(|other| other.priority >= outlet.priority);
         let bytes = self.metering.turn_bytes(outlet.priority, is_lowest, burst_bytes, &self.metrics);
-        (bytes > 0).then_some(Allowance { records, bytes })
-    }
-
-    /// When the rates let a stream send, where they do not now.
-    pub(super) fn rate_opens_ns(&self, rate: &RateLimit, now_ns: u64) -> Option<u64> {
-        self.metering.closed_until_ns(rate, now_ns)
+        (bytes > 0).then_some(Allowance { records: records.min(RECORDS_MAX), bytes: self.size.bytes(bytes) })
     }
 
     /// Payload that the client has and Kafka has not reported.
     pub(super) fn in_flight_bytes(&self) -> usize {
-        self.outlets.iter().map(|outlet| outlet.lane.in_flight().1).sum()
+        self.open.as_ref().map_or(0, |open| open.in_flight().1)
     }
 }

@@ -40,9 +40,12 @@ impl Exactly<'_> {
                 continue;
             }
             open.reported += 1;
-            if let Some(failure) = report.failure
-                && open.failure.is_none()
-            {
+            open.reported_bytes += open.records[number].bytes;
+            let Some(failure) = report.failure else { continue };
+            open.records[number].is_refused = failure.class == Class::Poison;
+            // What else fails is mostly a consequence.
+            let known = open.failure.as_ref().map(|(_, known)| known.class);
+            if known.is_none() || failure.class == Class::Poison && known != Some(Class::Poison) {
                 self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
                 open.failure = Some((Some(number), failure));
             }
@@ -72,8 +75,10 @@ impl Exactly<'_> {
         }
     }
 
-    /// Waits for reports.
+    /// Adds to the open transaction, has its doubt made durable meanwhile, and waits for reports.
     pub(super) fn deliver(&mut self, client: &Producer) -> Option<Turn> {
+        self.fill(client);
+        self.secure();
         let Some(open) = &self.open else {
             return Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()));
         };
@@ -92,10 +97,23 @@ impl Exactly<'_> {
                 let (failure, times_out) = (failure.clone(), failure.class == Class::Retried);
                 self.fail_open(failure, times_out);
             }
-            None if open.reported >= open.records.len() => self.session.delivered(),
+            None if !open.is_filling && open.reported >= open.records.len() => self.session.delivered(),
             None => {}
         }
         None
+    }
+
+    /// Before anything is committed the queue notes what is in doubt then. The client has work meanwhile.
+    fn secure(&mut self) {
+        let Some(open) = self.open.as_mut().filter(|open| !open.is_secured) else { return };
+        open.is_secured = true;
+        if open.range.is_none() {
+            return;
+        }
+        if let Err(error) = self.queue.secure_transaction(self.outlets[open.place].index) {
+            tracing::warn!(%error, "transaction cannot be noted in the queue and is aborted");
+            open.failure.get_or_insert((None, Failure::retried(format!("queue: {error}"))));
+        }
     }
 
     /// Puts the cursor behind the transaction's records into it.

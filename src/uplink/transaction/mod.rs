@@ -2,7 +2,7 @@
 //!
 //! One transaction has records of one stream, one lane and one run, ascending. `session` says what the client does next,
 //! `cursor` what Kafka keeps and what a start makes of it (both pure); `thread` does it: `look` reads the
-//! cursors, `batch` fills transactions, `schema` has what they need registered before, `letter` sets
+//! cursors, `batch` reads records, `filling` puts them into transactions, `schema` has what they need registered before, `letter` sets
 //! records aside, `link` serves the client, `outcome` tells the queue.
 //!
 //! # Why nothing is delivered twice
@@ -20,6 +20,7 @@
 
 mod batch;
 mod cursor;
+mod filling;
 mod letter;
 mod limits;
 mod link;

@@ -28,8 +28,11 @@ impl Exactly<'_> {
         }
         let mut through: Option<Position> = None;
         let mut events = Vec::new();
-        for sent in &open.records {
+        if let Some(sent) = open.records.last() {
             outlet.timestamps.accepted(sent.timestamp_ms);
+        }
+        // The last first: then all of them are settled by one report, the first one's.
+        for sent in open.records.iter().rev() {
             for event in outlet.lane.reported(sent.serial, None, now_ns, fastrand::f64()) {
                 match event {
                     Event::Acknowledged(sent) => through = Some(sent.position),
@@ -49,7 +52,7 @@ impl Exactly<'_> {
             .doubtful
             .filter(|(first, last)| lanes.as_ref().is_some_and(|lanes| lanes.first_open(*first) <= *last));
         self.queue.end_transaction(index);
-        let delivered = open.count;
+        let delivered = open.count as u64;
         self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(delivered);
         self.metrics.uplink_in_flight_records.set(0);
         self.follow(open.place, events);
@@ -76,7 +79,7 @@ impl Exactly<'_> {
         }
         let mut events = Vec::new();
         for (number, sent) in open.records.iter().enumerate() {
-            let own = culprit.is_none_or(|culprit| culprit == number);
+            let own = sent.is_refused || culprit.is_none_or(|culprit| culprit == number);
             let failure = if own { failure.clone() } else { Failure::retried(failure.text.clone()) };
             events.extend(outlet.lane.reported(sent.serial, Some(failure), now_ns, fastrand::f64()));
         }

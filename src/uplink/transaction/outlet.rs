@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::cursor::Range;
+use super::limits::Allowance;
 use crate::config::Stream;
 use crate::kafka::{Failure, Group};
 use crate::queue::StreamIndex;
-use crate::reading::{Lineage, Record};
+use crate::reading::{Lineage, Position, Record};
 use crate::uplink::lane::{Backoff, Lane};
 use crate::uplink::letter::Letter;
 use crate::uplink::rate::RateLimit;
@@ -74,9 +75,9 @@ impl Outlet {
         }
     }
 
-    /// Whether a transaction of so many records and bytes has no room for more.
-    pub(super) fn is_full(&self, records_max: usize, bytes_max: usize) -> bool {
-        self.ready_is_whole || self.ready.len() >= records_max || self.ready_bytes >= bytes_max
+    /// Whether so much is read ahead, or all that belongs together.
+    pub(super) fn has_ready(&self, enough: Allowance) -> bool {
+        self.ready_is_whole || self.ready.len() >= enough.records || self.ready_bytes >= enough.bytes
     }
 
     /// What was read ahead is read again.
@@ -86,18 +87,29 @@ impl Outlet {
     }
 }
 
-/// A record of the open transaction.
+/// A message of the open transaction.
 pub(super) struct Sent {
     pub(super) serial: u64,
     pub(super) timestamp_ms: i64,
+    pub(super) bytes: usize,
+    /// Kafka refused its batch for good.
+    pub(super) is_refused: bool,
 }
 
 /// The open transaction.
 pub(super) struct Open {
     /// Which outlet.
     pub(super) place: usize,
-    /// First and last position; `None`: it commits the cursor alone.
+    /// First and last position handed over; `None`: it commits the cursor alone.
     pub(super) range: Option<Range>,
+    /// What it may have.
+    pub(super) most: Allowance,
+    /// More is added while the queue has it, of what was there when it began: else what comes in all the time would keep
+    /// it open.
+    pub(super) is_filling: bool,
+    pub(super) until: Position,
+    /// A crash would leave word of it.
+    pub(super) is_secured: bool,
     /// It puts its one record into the dead-letter topic: what that said was left out before it.
     pub(super) letter: Option<u64>,
     /// Token of the first record; the others follow.
@@ -105,7 +117,7 @@ pub(super) struct Open {
     /// One entry a message.
     pub(super) records: Vec<Sent>,
     /// How many records these messages are.
-    pub(super) count: u64,
+    pub(super) count: usize,
     pub(super) bytes: usize,
     pub(super) began_ns: u64,
     /// Records of it that Kafka may have already.
@@ -114,6 +126,7 @@ pub(super) struct Open {
     pub(super) incomplete: bool,
     pub(super) further_tokens: usize,
     pub(super) reported: usize,
+    pub(super) reported_bytes: usize,
     /// What went wrong first, and with which record, if with one.
     pub(super) failure: Option<(Option<usize>, Failure)>,
 }
@@ -124,6 +137,10 @@ impl Open {
         Self {
             place,
             range: None,
+            most: Allowance { records: 0, bytes: 0 },
+            is_filling: false,
+            until: Position::ZERO,
+            is_secured: false,
             letter: None,
             first_token: 0,
             records: Vec::new(),
@@ -134,8 +151,19 @@ impl Open {
             incomplete: false,
             further_tokens: 0,
             reported: 0,
+            reported_bytes: 0,
             failure: None,
         }
+    }
+
+    /// Messages that the client has not reported, and their bytes.
+    pub(super) fn in_flight(&self) -> (usize, usize) {
+        (self.records.len() - self.reported, self.bytes - self.reported_bytes)
+    }
+
+    /// Whether it may have more.
+    pub(super) fn has_room(&self) -> bool {
+        self.count == 0 || self.count < self.most.records && self.bytes < self.most.bytes
     }
 }
 
@@ -148,10 +176,12 @@ pub(super) struct Size {
 
 /// Bytes of the first transaction of a client.
 const FIRST_BYTES: usize = 128 * 1024;
+/// Most bytes of a transaction: on a fast link, so much that the commit's round trips hardly count.
+const BYTES_MAX: usize = 16 << 20;
 /// Least bytes of a transaction.
 const BYTES_MIN: usize = 16 * 1024;
 /// How long a transaction may take, at the rate of the last one.
-const TARGET_NS: u64 = 5_000_000_000;
+pub(super) const TARGET_NS: u64 = 5_000_000_000;
 
 impl Size {
     pub(super) fn new() -> Self {
@@ -159,7 +189,7 @@ impl Size {
     }
 
     pub(super) fn bytes(self, most: usize) -> usize {
-        self.bytes.min(most)
+        self.bytes.min(BYTES_MAX).min(most)
     }
 
     /// A transaction of so many bytes took so long.

@@ -61,7 +61,7 @@ pub(super) struct Exactly<'a> {
     pub(super) waited: Duration,
     pushes_seen: u64,
     tls: TlsWatch,
-    renew: bool,
+    pub(super) renew: bool,
 }
 
 /// Runs until `stop`.
@@ -257,8 +257,10 @@ impl Exactly<'_> {
                 if self.outlets[place].lane.room(now_ns, 1, 1) > 0 {
                     return self.send_letter(client, place);
                 }
-            } else if self.gather(place) && self.can_be_written(place) {
-                let turn = self.send_ready(client, place);
+            } else if let Some(most) = self.gather(place)
+                && self.can_be_written(place)
+            {
+                let turn = self.send_ready(client, place, most);
                 self.step_back(place);
                 return turn;
             }
@@ -289,7 +291,7 @@ impl Exactly<'_> {
         let waits = self.outlets.iter().filter_map(|outlet| outlet.lane.wakes_at_ns());
         let gathers = self.outlets.iter().filter(|outlet| !outlet.ready.is_empty());
         let gathers = gathers.map(|outlet| outlet.ready_since_ns.saturating_add(self.gather_ns()));
-        let rates = self.outlets.iter().filter_map(|outlet| self.rate_opens_ns(&outlet.rate, now_ns));
+        let rates = self.outlets.iter().filter_map(|outlet| self.metering.closed_until_ns(&outlet.rate, now_ns));
         let wake = waits.chain(gathers).chain(rates).filter(|at_ns| *at_ns > now_ns).min();
         wake.map_or(IDLE_MAX, |at_ns| Duration::from_nanos(at_ns - now_ns).min(IDLE_MAX))
     }

@@ -1,0 +1,176 @@
+//! Into a transaction: it begins with what was read, and more is added as Kafka takes it, until the queue has no more that
+//! belongs to it or it has all that it may. So the link has work while the queue is read, and a backlog is not cut into
+//! small pieces.
+
+use super::limits::Allowance;
+use super::outlet::{Open, Sent, TARGET_NS};
+use super::session::Event as Turn;
+use super::thread::Exactly;
+use crate::clock::boot_ns;
+use crate::kafka::{Failure, Outgoing, Producer, SendError};
+use crate::metrics::ByKind;
+use crate::queue::block;
+use crate::reading::{Position, Record};
+
+/// Tells readers that a record may stand twice.
+pub(super) const DOUBTFUL: (&str, &str) = ("possible-duplicate", "true");
+
+impl Exactly<'_> {
+    /// Begins a transaction with what the outlet has ready, which may have so much.
+    pub(super) fn send_ready(&mut self, client: &Producer, place: usize, most: Allowance) -> Option<Turn> {
+        let first = self.outlets[place].ready.front()?.position;
+        if let Some(turn) = self.begin(client, place) {
+            return Some(turn);
+        }
+        let index = self.outlets[place].index;
+        // Before anything of it is sent: a seal from now on makes it durable. Further it cannot reach.
+        let last = Position::new(first.run(), first.seq().saturating_add(most.records as u64 - 1));
+        self.queue.begin_transaction(index, first, last);
+        let mut open = Open { most, is_filling: true, first_token: self.next_token, ..Open::of_cursor(place) };
+        open.until = self.queue.next_position(index).unwrap_or(Position::ZERO);
+        if let Err(error) = self.hand_over(client, &mut open) {
+            if open.range.is_none() {
+                self.give_up_empty(client);
+                self.queue.end_transaction(index);
+                self.refuse_first(place, first, error);
+                return None;
+            }
+            not_taken(&mut open, &error);
+        }
+        let lane = &mut self.outlets[place].lane;
+        lane.turn_ended();
+        // What is sent with care is one batch.
+        open.is_filling &= !lane.is_careful();
+        self.session.begun(open.began_ns);
+        self.keep(open);
+        None
+    }
+
+    /// The client takes nothing of a record that stands first.
+    fn refuse_first(&mut self, place: usize, position: Position, error: SendError) {
+        match error {
+            SendError::Failed(failure) => {
+                self.metrics.uplink_errors.get_or_create(&ByKind { kind: failure.class.as_str() }).inc();
+                let events = self.outlets[place].lane.refused(position, failure, boot_ns(), fastrand::f64());
+                self.follow(place, events);
+            }
+            // Not at once again: its schema is missing, or the client has no room for all of its messages.
+            SendError::Full => self.put_off(place, Failure::retried("client is full before the first record".into())),
+        }
+    }
+
+    /// Adds to the open transaction what the queue has and the client has room for.
+    pub(super) fn fill(&mut self, client: &Producer) {
+        let Some(mut open) = self.open.take_if(|open| open.is_filling && open.failure.is_none()) else { return };
+        while open.is_filling {
+            let Some(range) = open.range else { break };
+            let lasts_ns = boot_ns().saturating_sub(open.began_ns);
+            let goes_on = open.has_room() && lasts_ns < TARGET_NS && !self.stop.is_cancelled() && !self.renew;
+            if !goes_on || !self.read_behind(open.place, range, open.until) {
+                open.is_filling = false;
+            } else if let Err(error) = self.hand_over(client, &mut open) {
+                not_taken(&mut open, &error);
+                break;
+            }
+        }
+        self.keep(open);
+    }
+
+    /// Goes on with the transaction; nothing more is in doubt than it has, once that is known.
+    fn keep(&mut self, open: Open) {
+        let outlet = &mut self.outlets[open.place];
+        if let Some((first, last)) = open.range.filter(|_| !open.is_filling) {
+            if outlet.ready.is_empty() {
+                outlet.forget_ready();
+            }
+            self.queue.begin_transaction(outlet.index, first, last);
+        }
+        self.metrics.uplink_in_flight_records.set(i64::try_from(open.in_flight().0).unwrap_or(i64::MAX));
+        self.open = Some(open);
+    }
+
+    /// Hands the outlet's records to the client, as far as the transaction may have them. Gives why the next was not
+    /// taken.
+    fn hand_over(&mut self, client: &Producer, open: &mut Open) -> Result<(), SendError> {
+        let mut outcome = Ok(());
+        while open.has_room()
+            && let Some(record) = self.outlets[open.place].ready.pop_front()
+        {
+            if let Err(error) = self.send_one(client, &record, open) {
+                self.outlets[open.place].ready.push_front(record);
+                outcome = Err(error);
+                break;
+            }
+            open.range = Some((open.range.map_or(record.position, |(first, _)| first), record.position));
+        }
+        self.next_token = open.first_token.wrapping_add(open.records.len() + open.further_tokens);
+        outcome
+    }
+
+    /// Hands the messages of one record to the client.
+    fn send_one(&mut self, client: &Producer, record: &Record, open: &mut Open) -> Result<(), SendError> {
+        let outlet = &mut self.outlets[open.place];
+        let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
+        if outlet.writer.encoder.encode(lineage, record, &mut self.encoded).is_err() {
+            // Its schema comes before the next transaction.
+            return Err(SendError::Full);
+        }
+        let count = self.encoded.count();
+        let bytes = self.encoded.bytes() + count * record.device.len();
+        let (messages, in_flight_bytes) = open.in_flight();
+        let is_over = messages + count > self.window.records_max || in_flight_bytes + bytes > self.window.bytes_max;
+        if messages > 0 && is_over {
+            // The client would take a part of its messages only.
+            return Err(SendError::Full);
+        }
+        let refused = outlet.lane.is_retimed(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
+        let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
+        for index in 0..count {
+            let mut headers = self.encoded.headers(index);
+            headers.extend(doubtful.then_some(DOUBTFUL));
+            let sent = client.send(Outgoing {
+                topic: &outlet.topic,
+                key: &record.device,
+                payload: self.encoded.payload(index),
+                timestamp_ms,
+                headers: &headers,
+                token: open.first_token.wrapping_add(open.records.len() + index),
+            });
+            if let Err(error) = sent {
+                open.incomplete = index > 0;
+                open.further_tokens = index;
+                return Err(error);
+            }
+        }
+        for index in 0..count {
+            let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
+            open.records.push(Sent { serial, timestamp_ms, bytes: bytes / count, is_refused: false });
+            open.bytes += bytes / count;
+        }
+        self.metering.sent(bytes, boot_ns());
+        outlet.rate.took(bytes, boot_ns());
+        open.count += 1;
+        outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));
+        open.doubtful += u64::from(doubtful);
+        Ok(())
+    }
+}
+
+/// The client did not take a record behind others of its transaction.
+fn not_taken(open: &mut Open, error: &SendError) {
+    if *error == SendError::Full && !open.incomplete && open.in_flight().0 > 0 {
+        // There will be room.
+        return;
+    }
+    // What was taken goes first; this one stands first in the next transaction.
+    open.is_filling = false;
+    if open.incomplete {
+        // Not a part of a record may be committed.
+        let failure = match error {
+            SendError::Full => Failure::retried("client is full".into()),
+            SendError::Failed(failure) => failure.clone(),
+        };
+        open.failure = Some((None, failure));
+    }
+}
