@@ -3,7 +3,7 @@
 //! small pieces.
 
 use super::limits::Allowance;
-use super::outlet::{Open, Sent, TARGET_NS};
+use super::outlet::{Open, TARGET_NS};
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -92,11 +92,11 @@ impl Exactly<'_> {
     /// Hands the outlet's records to the client, as far as the transaction may have them. Gives why the next was not
     /// taken.
     fn hand_over(&mut self, client: &Producer, open: &mut Open) -> Result<(), SendError> {
-        let mut outcome = Ok(());
+        let (mut outcome, now_ns) = (Ok(()), boot_ns());
         while open.has_room()
             && let Some(record) = self.outlets[open.place].ready.pop_front()
         {
-            if let Err(error) = self.send_one(client, &record, open) {
+            if let Err(error) = self.send_one(client, &record, open, now_ns) {
                 self.outlets[open.place].ready.push_front(record);
                 outcome = Err(error);
                 break;
@@ -108,7 +108,7 @@ impl Exactly<'_> {
     }
 
     /// Hands the messages of one record to the client.
-    fn send_one(&mut self, client: &Producer, record: &Record, open: &mut Open) -> Result<(), SendError> {
+    fn send_one(&mut self, client: &Producer, record: &Record, open: &mut Open, now_ns: u64) -> Result<(), SendError> {
         let outlet = &mut self.outlets[open.place];
         let Some(lineage) = &outlet.lineage else { return Err(SendError::Full) };
         if outlet.writer.encoder.encode(lineage, record, &mut self.encoded).is_err() {
@@ -124,7 +124,7 @@ impl Exactly<'_> {
             return Err(SendError::Full);
         }
         let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns());
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns);
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
         for index in 0..count {
             let mut headers = self.encoded.headers(index);
@@ -145,11 +145,10 @@ impl Exactly<'_> {
         }
         for index in 0..count {
             let serial = outlet.lane.took(Position::ZERO, record.position, bytes / count, index + 1 == count);
-            open.records.push(Sent { serial, timestamp_ms, bytes: bytes / count, is_refused: false });
-            open.bytes += bytes / count;
+            open.took(serial, timestamp_ms, bytes / count);
         }
-        self.metering.sent(bytes, boot_ns());
-        outlet.rate.took(bytes, boot_ns());
+        self.metering.sent(bytes, now_ns);
+        outlet.rate.took(bytes, now_ns);
         open.count += 1;
         outlet.ready_bytes = outlet.ready_bytes.saturating_sub(block::record_bytes(record));
         open.doubtful += u64::from(doubtful);

@@ -2,7 +2,7 @@
 //! is there once as well; or into the dead-letter file, where there is no such topic or it refuses them too.
 
 use super::filling::DOUBTFUL;
-use super::outlet::{Open, Sent};
+use super::outlet::Open;
 use super::session::Event as Turn;
 use super::thread::{Exactly, TOPIC_MAX};
 use crate::clock::boot_ns;
@@ -131,8 +131,7 @@ impl Exactly<'_> {
                 SendError::Failed(failure) => failure,
             })?;
             self.metering.sent(payload.len(), boot_ns());
-            open.records.push(Sent { serial: 0, timestamp_ms, bytes: payload.len(), is_refused: false });
-            open.bytes += payload.len();
+            open.took(0, timestamp_ms, payload.len());
         }
         Ok(())
     }

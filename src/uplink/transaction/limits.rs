@@ -3,7 +3,7 @@
 use super::thread::Exactly;
 
 /// Most records of a transaction: each is remembered until the commit.
-const RECORDS_MAX: usize = 32_768;
+const RECORDS_MAX: usize = 65_536;
 
 /// The most that a transaction of a stream may have.
 #[derive(Debug, Clone, Copy)]

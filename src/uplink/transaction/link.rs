@@ -40,9 +40,11 @@ impl Exactly<'_> {
                 continue;
             }
             open.reported += 1;
-            open.reported_bytes += open.records[number].bytes;
+            open.reported_bytes += open.records[number].bytes as usize;
             let Some(failure) = report.failure else { continue };
-            open.records[number].is_refused = failure.class == Class::Poison;
+            if failure.class == Class::Poison {
+                open.refused.insert(number);
+            }
             // What else fails is mostly a consequence.
             let known = open.failure.as_ref().map(|(_, known)| known.class);
             if known.is_none() || failure.class == Class::Poison && known != Some(Class::Poison) {

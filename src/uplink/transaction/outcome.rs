@@ -28,12 +28,12 @@ impl Exactly<'_> {
         }
         let mut through: Option<Position> = None;
         let mut events = Vec::new();
-        if let Some(sent) = open.records.last() {
-            outlet.timestamps.accepted(sent.timestamp_ms);
+        if !open.records.is_empty() {
+            outlet.timestamps.accepted(open.timestamp_ms);
         }
         // The last first: then all of them are settled by one report, the first one's.
         for sent in open.records.iter().rev() {
-            for event in outlet.lane.reported(sent.serial, None, now_ns, fastrand::f64()) {
+            for event in outlet.lane.reported(open.serial(sent), None, now_ns, fastrand::f64()) {
                 match event {
                     Event::Acknowledged(sent) => through = Some(sent.position),
                     event => events.push(event),
@@ -63,7 +63,7 @@ impl Exactly<'_> {
         self.count("aborted");
         self.metrics.uplink_in_flight_records.set(0);
         let (culprit, failure) =
-            open.failure.unwrap_or_else(|| (None, Failure::retried("transaction was aborted".into())));
+            open.failure.clone().unwrap_or_else(|| (None, Failure::retried("transaction was aborted".into())));
         let now_ns = boot_ns();
         let outlet = &mut self.outlets[open.place];
         if failure.class == Class::Retried {
@@ -79,9 +79,9 @@ impl Exactly<'_> {
         }
         let mut events = Vec::new();
         for (number, sent) in open.records.iter().enumerate() {
-            let own = sent.is_refused || culprit.is_none_or(|culprit| culprit == number);
+            let own = open.refused.contains(&number) || culprit.is_none_or(|culprit| culprit == number);
             let failure = if own { failure.clone() } else { Failure::retried(failure.text.clone()) };
-            events.extend(outlet.lane.reported(sent.serial, Some(failure), now_ns, fastrand::f64()));
+            events.extend(outlet.lane.reported(open.serial(sent), Some(failure), now_ns, fastrand::f64()));
         }
         if open.range.is_some() {
             self.queue.end_transaction(outlet.index);

@@ -1,6 +1,6 @@
 //! One stream on its way into transactions, and the transaction that is open.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cursor::Range;
@@ -87,13 +87,11 @@ impl Outlet {
     }
 }
 
-/// A message of the open transaction.
+/// A message of the open transaction: small, as there are many.
 pub(super) struct Sent {
-    pub(super) serial: u64,
-    pub(super) timestamp_ms: i64,
-    pub(super) bytes: usize,
-    /// Kafka refused its batch for good.
-    pub(super) is_refused: bool,
+    /// What to add to the first serial of the transaction.
+    serial: u32,
+    pub(super) bytes: u32,
 }
 
 /// The open transaction.
@@ -116,6 +114,11 @@ pub(super) struct Open {
     pub(super) first_token: usize,
     /// One entry a message.
     pub(super) records: Vec<Sent>,
+    pub(super) first_serial: u64,
+    /// Of the message that was handed over last.
+    pub(super) timestamp_ms: i64,
+    /// Messages of batches that Kafka refused for good.
+    pub(super) refused: BTreeSet<usize>,
     /// How many records these messages are.
     pub(super) count: usize,
     pub(super) bytes: usize,
@@ -144,6 +147,9 @@ impl Open {
             letter: None,
             first_token: 0,
             records: Vec::new(),
+            first_serial: 0,
+            timestamp_ms: 0,
+            refused: BTreeSet::new(),
             count: 0,
             bytes: 0,
             began_ns: crate::clock::boot_ns(),
@@ -154,6 +160,22 @@ impl Open {
             reported_bytes: 0,
             failure: None,
         }
+    }
+
+    /// The client took a message, which the stream's lane knows under this serial.
+    pub(super) fn took(&mut self, serial: u64, timestamp_ms: i64, bytes: usize) {
+        if self.records.is_empty() {
+            self.first_serial = serial;
+        }
+        let serial = u32::try_from(serial - self.first_serial).unwrap_or(u32::MAX);
+        self.records.push(Sent { serial, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) });
+        self.timestamp_ms = timestamp_ms;
+        self.bytes += bytes;
+    }
+
+    /// The serial of a message.
+    pub(super) fn serial(&self, sent: &Sent) -> u64 {
+        self.first_serial + u64::from(sent.serial)
     }
 
     /// Messages that the client has not reported, and their bytes.
@@ -177,7 +199,7 @@ pub(super) struct Size {
 /// Bytes of the first transaction of a client.
 const FIRST_BYTES: usize = 128 * 1024;
 /// Most bytes of a transaction: on a fast link, so much that the commit's round trips hardly count.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 32 << 20;
 /// Least bytes of a transaction.
 const BYTES_MIN: usize = 16 * 1024;
 /// How long a transaction may take, at the rate of the last one.
