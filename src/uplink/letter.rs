@@ -1,8 +1,10 @@
 //! A record that Kafka refuses, on its way to the dead-letter topic: the message it would have been, and headers that
 //! say where it comes from and why it is there.
 
-use crate::clock::wall_us;
+use super::lane::{Event, Lane};
+use crate::clock::{boot_ns, wall_us};
 use crate::kafka::{Class, Failure};
+use crate::queue::{Queue, StreamIndex};
 use crate::reading::json::write_time;
 use crate::reading::{Lineage, Position, Record};
 
@@ -48,6 +50,17 @@ pub enum Next {
     Again,
     /// Into the dead-letter file.
     File,
+}
+
+/// Puts a record that Kafka refuses with this error into the dead-letter file; gives what its stream does then.
+pub fn file(queue: &Queue, stream: StreamIndex, lane: &mut Lane, (position, error): (Position, &str)) -> Vec<Event> {
+    match queue.set_aside(stream, position, error) {
+        Ok(()) => lane.was_set_aside().into_iter().collect(),
+        Err(failed) => {
+            let reason = format!("poison record {position} ({error}) stays: {failed}");
+            lane.not_set_aside(reason, boot_ns(), fastrand::f64())
+        }
+    }
 }
 
 /// What the headers of a letter say beside those that the message would have had.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use forebay::config::{Durability, Retention, WhenFull};
 use forebay::metrics::{ByStreamAndReason, Metrics};
-use forebay::queue::{Limit, NewRecord, PushError, Pushed, Queue, Settings, StreamIndex};
-use forebay::reading::{Stamp, Trust};
+use forebay::queue::{Limit, NewRecord, Newest, PushError, Pushed, Queue, Settings, StreamIndex};
+use forebay::reading::{Position, Stamp, Trust};
 use proptest::prelude::*;
 
 use super::memory::{Clock, Disk, settings, start, start_in_boot};
@@ -264,6 +264,37 @@ fn records_expire_by_the_age_they_have_for_certain() {
     assert_eq!((gone(&metrics), held(&queue, LOW)), (0, 1));
     later(&queue, &clock, 100);
     wait_until(&queue, || gone(&metrics) == 1);
+}
+
+#[test]
+fn what_expires_is_found_behind_blocks_that_are_delivered_already() {
+    let (disk, clock) = (Disk::default(), Clock::default());
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = three_streams(dir.path());
+    settings.streams[LOW.0].retention = Retention { age: Some(Duration::from_secs(600)), ..Retention::default() };
+    let (queue, metrics) = start(&disk, &settings, &clock);
+    // What holds the epoch, so that no block of it goes.
+    queue.push(HIGH, measured(0, 0, Trust::Unknown)).unwrap();
+    for boot_s in [0, 300, 600] {
+        queue.push(LOW, measured(boot_s, 0, Trust::Unknown)).unwrap();
+        later(&queue, &clock, if boot_s < 600 { 300 } else { 100 });
+    }
+    // Newest-first: the last is delivered before the others.
+    let newest = Newest { bytes: 1, age: Duration::from_secs(300) };
+    assert!(queue.split_newest(LOW, newest).unwrap());
+    let (at, _) = *queue.lanes(LOW).unwrap().pairs().last().unwrap();
+    let read = queue.peek_lane(LOW, at, Position::END, Limit { records: 9, bytes: 9_000 }).unwrap().unwrap();
+    queue.ack_lane(LOW, at, read.records[0].position);
+    let gone = || dropped(&metrics, "low", "age");
+    wait_until(&queue, || gone() == 1);
+    queue.push(LOW, measured(700, 0, Trust::Unknown)).unwrap();
+    later(&queue, &clock, 300);
+    wait_until(&queue, || gone() == 2);
+    later(&queue, &clock, 200);
+    assert_eq!((gone(), held(&queue, LOW)), (2, 1), "500 s are not over 600 s");
+    later(&queue, &clock, 200);
+    wait_until(&queue, || gone() == 3);
+    assert_eq!((held(&queue, LOW), held(&queue, HIGH)), (0, 1));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn steady() {
     let_run(Duration::from_secs(15));
     plant.receiver.talk(false);
     let epochs = plant.receiver.epochs();
-    wait_for("the receiver's last epoch", Duration::from_secs(5), || {
+    wait_for("the receiver's last epoch", Duration::from_secs(20), || {
         (agent.source("position").1 >= epochs).then_some(())
     });
     scene.wait_until_delivered(&agent);
@@ -174,7 +174,7 @@ fn agent_killed_in_drain() {
     // The fleet falls silent, so that the drain is the faster side on any machine.
     scene.configure(&plant.sources(0), Some(&plant.mosquitto));
     agent.reload();
-    wait_for("the reload", Duration::from_secs(10), || agent.log_text().contains("reloaded").then_some(()));
+    wait_for("the reload", Duration::from_secs(30), || agent.log_text().contains("reloaded").then_some(()));
     scene.kafka.up();
     // Twice: the second drain begins where the first was cut off.
     let mut agent = agent;

@@ -280,7 +280,7 @@ impl Plant {
 /// Waits until the sources have their ports and connections open.
 pub fn wait_until_up(agent: &Agent, sources: &[&str]) {
     for source in sources {
-        wait_for(&format!("source {source}"), Duration::from_secs(20), || agent.source(source).0.then_some(()));
+        wait_for(&format!("source {source}"), Duration::from_secs(60), || agent.source(source).0.then_some(()));
     }
 }
 

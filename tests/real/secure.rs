@@ -3,6 +3,7 @@
 mod acls;
 mod authority;
 mod cluster;
+mod dead_letters;
 mod logins;
 mod online;
 mod rotations;

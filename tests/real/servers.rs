@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::process::{output, script, tool, wait_for};
 
-const START_MAX: Duration = Duration::from_secs(20);
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// A Kafka cluster, of one node unless [`Kafka::cluster`] says otherwise.
 pub struct Kafka {

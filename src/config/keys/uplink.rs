@@ -42,7 +42,8 @@ pub(in crate::config) static KAFKA: Section = Section {
             Kind::Duration(5_000, 900_000),
             Is("30s"),
             "With `exactly-once`: after so long Kafka gives a transaction up whose agent is gone. Until then it holds \
-             `read_committed` readers of the same partitions.",
+             `read_committed` readers of the same partitions. A transaction has at most 32 MiB and 65 536 records, and is \
+             committed after 5 s of filling, or half this time.",
         ),
         key(
             "drain",

@@ -2,8 +2,10 @@
 //! belongs to it or it has all that it may. So the link has work while the queue is read, and a backlog is not cut into
 //! small pieces.
 
+use std::time::Duration;
+
 use super::limits::Allowance;
-use super::outlet::{Open, TARGET_NS};
+use super::outlet::{Open, TARGET};
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -64,8 +66,9 @@ impl Exactly<'_> {
         let Some(mut open) = self.open.take_if(|open| open.is_filling && open.failure.is_none()) else { return };
         while open.is_filling {
             let Some(range) = open.range else { break };
-            let lasts_ns = boot_ns().saturating_sub(open.began_ns);
-            let goes_on = open.has_room() && lasts_ns < TARGET_NS && !self.stop.is_cancelled() && !self.renew;
+            let lasts = Duration::from_nanos(boot_ns().saturating_sub(open.began_ns));
+            let is_late = lasts >= TARGET.min(self.how.timeout / 2);
+            let goes_on = open.has_room() && !is_late && !self.stop.is_cancelled() && !self.renew;
             if !goes_on || !self.read_behind(open.place, range, open.until) {
                 open.is_filling = false;
             } else if let Err(error) = self.hand_over(client, &mut open) {

@@ -28,13 +28,7 @@ impl Exactly<'_> {
     /// Puts a record into the dead-letter file; where that fails, the stream waits with it.
     fn put_into_file(&mut self, place: usize, position: Position, error: &str) {
         let outlet = &mut self.outlets[place];
-        let events = match self.queue.set_aside(outlet.index, position, error) {
-            Ok(()) => outlet.lane.was_set_aside().into_iter().collect(),
-            Err(failed) => {
-                let reason = format!("poison record {position} ({error}) stays: {failed}");
-                outlet.lane.not_set_aside(reason, boot_ns(), fastrand::f64())
-            }
-        };
+        let events = letter::file(&self.queue, outlet.index, &mut outlet.lane, (position, error));
         self.follow(place, events);
     }
 

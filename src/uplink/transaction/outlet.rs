@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cursor::Range;
 use super::limits::Allowance;
@@ -203,7 +204,8 @@ const BYTES_MAX: usize = 32 << 20;
 /// Least bytes of a transaction.
 const BYTES_MIN: usize = 16 * 1024;
 /// How long a transaction may take, at the rate of the last one.
-pub(super) const TARGET_NS: u64 = 5_000_000_000;
+pub(super) const TARGET: Duration = Duration::from_secs(5);
+const TARGET_NS: u64 = TARGET.as_nanos() as u64;
 
 impl Size {
     pub(super) fn new() -> Self {

@@ -10,7 +10,7 @@ use crate::scene::{Scene, wait_until_up};
 pub const FLEET: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\nevery = \"50ms\"\ndevices = 5\n";
 pub const BOTH_STREAMS: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\nevery = \"50ms\"\ndevices = 5\n\
                                 [[source]]\nname = \"watch\"\ntype = \"simulated\"\nevery = \"100ms\"\nstream = \"alarms\"\n";
-pub const UP_MAX: Duration = Duration::from_secs(20);
+pub const UP_MAX: Duration = Duration::from_secs(60);
 
 /// An unsigned JWT of this subject that ends so many seconds from now.
 pub fn token(subject: &str, seconds: i64) -> String {
