@@ -237,8 +237,22 @@ impl Queue {
         peek::peek(self.inner(), stream, peek::Span::after(after), limit)
     }
 
-    /// Everything from the cursor through `through` is delivered, of whatever lane but those of a newer agent. Idempotent; positions that were removed or never
-    /// given move nothing. No I/O.
+    /// As [`Queue::peek`] for who cannot wait long: a block that the store thread has not read in `wait_max` is an error.
+    ///
+    /// # Errors
+    /// As [`Queue::peek`].
+    pub fn peek_within(
+        &self,
+        stream: StreamIndex,
+        after: Option<Position>,
+        limit: Limit,
+        wait_max: Duration,
+    ) -> Result<Option<Batch>, PeekError> {
+        peek::peek(self.inner(), stream, peek::Span { wait_max, ..peek::Span::after(after) }, limit)
+    }
+
+    /// Everything from the cursor through `through` is delivered, of whatever lane but those of a newer agent. Idempotent;
+    /// positions that were removed or never given move nothing. No I/O.
     pub fn ack(&self, stream: StreamIndex, through: Position) {
         self.retire(stream, |queue| queue.ack_range(Position::ZERO, through));
     }

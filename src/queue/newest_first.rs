@@ -6,7 +6,7 @@ use super::engine::Inner;
 use super::lane::Lanes;
 use super::peek::{self, Span};
 use super::tail::{Retired, StreamState};
-use super::{Batch, Limit, PeekError, Queue, StreamIndex};
+use super::{Batch, Limit, PeekError, Queue, STORE_WAIT_MAX, StreamIndex};
 use crate::reading::Position;
 
 /// Most blocks looked at for one that is young enough.
@@ -184,5 +184,5 @@ fn read(inner: &Inner, stream: StreamIndex, at: Position) -> Result<Option<Heade
         }
         peek::ask(inner, &mut shared, stream, at)?
     };
-    Ok(peek::answer_of(&answer)?.block?.map(|block| block.header))
+    Ok(peek::answer_of(&answer, STORE_WAIT_MAX)?.block?.map(|block| block.header))
 }

@@ -1,6 +1,7 @@
 //! Reading: blocks first, then the tail, never removing. Blocks are fetched by the store thread and decoded here.
 
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::block::{self, Header, SealedBlock};
 use super::cipher::missing_key;
@@ -20,17 +21,20 @@ pub(super) struct Span {
     pub(super) end: Position,
     /// Blocks that only a newer agent can open are read over; else nothing is read behind them.
     pub(super) over_newer: bool,
+    /// Longest wait for the store thread, each time it is asked.
+    pub(super) wait_max: Duration,
 }
 
 impl Span {
     /// All after this one, or all, up to the first block that only a newer agent can open.
     pub(super) fn after(after: Option<Position>) -> Self {
-        Self { from: after.map_or(Position::ZERO, Position::next), end: Position::END, over_newer: false }
+        let (from, end) = (after.map_or(Position::ZERO, Position::next), Position::END);
+        Self { from, end, over_newer: false, wait_max: STORE_WAIT_MAX }
     }
 
     /// Part of a lane.
     pub(super) fn of_lane(from: Position, end: Position) -> Self {
-        Self { from, end, over_newer: true }
+        Self { from, end, over_newer: true, wait_max: STORE_WAIT_MAX }
     }
 }
 
@@ -56,7 +60,7 @@ pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit)
             }
             Step::Fetch(at, answer) => (at, answer),
         };
-        let reply = answer_of(&answer)?;
+        let reply = answer_of(&answer, span.wait_max)?;
         let Some(found) = reply.block? else {
             nothing_through = reply.disk_last;
             continue;
@@ -202,10 +206,10 @@ pub(super) fn ask(
     Ok(answer)
 }
 
-/// Waits for what the store thread says, as long as it may take.
-pub(super) fn answer_of(answer: &mpsc::Receiver<ReadReply>) -> Result<ReadReply, PeekError> {
-    answer.recv_timeout(STORE_WAIT_MAX).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => PeekError::Stalled { waited_s: STORE_WAIT_MAX.as_secs() },
+/// Waits for what the store thread says.
+pub(super) fn answer_of(answer: &mpsc::Receiver<ReadReply>, wait_max: Duration) -> Result<ReadReply, PeekError> {
+    answer.recv_timeout(wait_max).map_err(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => PeekError::Stalled { waited_s: wait_max.as_secs() },
         mpsc::RecvTimeoutError::Disconnected => PeekError::Closed,
     })
 }

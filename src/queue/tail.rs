@@ -291,6 +291,11 @@ impl StreamState {
         self.report_safe();
     }
 
+    /// The state is being made durable, or no longer.
+    pub(super) fn note_saving(&mut self, begun: bool) {
+        self.doubt.note_saving(begun);
+    }
+
     /// This state is durable now.
     pub(super) fn saved(&mut self, control: &StreamControl) {
         self.lanes_durable.clone_from(&control.lanes);

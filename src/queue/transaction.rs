@@ -68,6 +68,12 @@ impl Queue {
         Some(self.inner().lock().streams.get(stream.0)?.next_position())
     }
 
+    /// Whether there is a record of the stream that is not delivered.
+    pub fn waits(&self, stream: StreamIndex) -> bool {
+        let shared = self.inner().lock();
+        shared.streams.get(stream.0).is_some_and(|queue| queue.lanes.cursor() < queue.next_position())
+    }
+
     /// A transaction of the records from `first` through `last` begins. No I/O.
     pub fn begin_transaction(&self, stream: StreamIndex, first: Position, last: Position) {
         if let Some(queue) = self.inner().lock().streams.get_mut(stream.0) {

@@ -38,6 +38,17 @@ pub struct Through {
     pub position: Position,
 }
 
+/// Where to look for the record that Kafka refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspects {
+    /// The first record of a refused batch.
+    pub first: Position,
+    /// Records of the same lane that go before it.
+    pub innocent: usize,
+    /// Records of the lane from it to the last of a refused batch.
+    pub count: usize,
+}
+
 /// The records of one stream between hand-over to the client and acknowledgement to the queue, in the order they were
 /// sent: of each lane in order of position.
 #[derive(Debug, Default)]
@@ -112,12 +123,22 @@ impl Tracker {
         }
     }
 
-    /// Of the records sent and not acknowledged: how many stand before the first that was in a refused batch, and how
-    /// many from there to the last such.
-    pub fn suspects(&self) -> Option<(usize, usize)> {
-        let first = self.entries.iter().position(|entry| entry.refused)?;
-        let last = self.entries.iter().rposition(|entry| entry.refused)?;
-        Some((first, last - first + 1))
+    /// Of the records sent and not acknowledged: those that may be the reason why a batch was refused, lane by lane.
+    pub fn suspects(&self) -> VecDeque<Suspects> {
+        let mut lanes: Vec<Position> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| entry.refused) {
+            if !lanes.contains(&entry.lane) {
+                lanes.push(entry.lane);
+            }
+        }
+        lanes.into_iter().filter_map(|lane| self.suspects_of(lane)).collect()
+    }
+
+    fn suspects_of(&self, lane: Position) -> Option<Suspects> {
+        let of_lane = || self.entries.iter().filter(|entry| entry.lane == lane);
+        let innocent = of_lane().position(|entry| entry.refused)?;
+        let last = of_lane().enumerate().filter(|(_, entry)| entry.refused).last()?.0;
+        Some(Suspects { first: of_lane().nth(innocent)?.position, innocent, count: last + 1 - innocent })
     }
 
     /// Messages in flight and not reported.

@@ -11,7 +11,7 @@ use crate::kafka::{Class, Failure};
 use crate::reading::Position;
 
 pub use super::backoff::Backoff;
-use super::delivery::{Through, Tracker};
+use super::delivery::{Suspects, Through, Tracker};
 use super::window::Window;
 
 /// More poison records than this...
@@ -252,6 +252,12 @@ impl Lane {
         events
     }
 
+    /// While a record that Kafka refuses is told from others: the first that it may be. Its lane goes before others, or
+    /// their records would take its place in each window.
+    pub fn suspect(&self) -> Option<Position> {
+        self.window.suspect()
+    }
+
     /// Whether one record must be told from others, or a held stream is probed: then windows are sent one by one.
     pub fn is_careful(&self) -> bool {
         self.window.is_set()
@@ -289,7 +295,7 @@ impl Lane {
     /// Goes back to the first record that is not delivered, and draws the conclusions of a failure.
     fn conclude(&mut self, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
         let (open, first) = (self.tracker.unacknowledged(), self.tracker.first());
-        let (innocent, suspects) = self.tracker.suspects().unwrap_or((0, open));
+        let suspects = self.tracker.suspects();
         let Mode::Draining { failure, culprit } = &self.mode else { return self.rewind() };
         let (failure, culprit) = (failure.clone(), *culprit);
         // Where only some of its messages were refused, the culprit is among the suspects itself.
@@ -300,7 +306,9 @@ impl Lane {
             // What is before the culprit comes first; then the culprit meets the same refusal again.
             Class::Poison if before > 0 => {}
             Class::Poison if culprit.is_none() && open > 1 => {
-                self.window.isolate(innocent, suspects);
+                let unknown = first.filter(|_| suspects.is_empty());
+                let unknown = unknown.map(|first| Suspects { first, innocent: 0, count: open });
+                self.window.search(suspects.into_iter().chain(unknown).collect());
             }
             Class::Poison => {
                 if let Some(suspect) = culprit.or(first) {

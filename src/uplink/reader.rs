@@ -107,17 +107,17 @@ impl Reader {
         self.split_wanted = self.is_newest_first();
     }
 
-    /// Before a turn: looks again at what is newest. `idle`: nothing of the stream is in flight; `careful`: as for
-    /// [`Reader::read`].
+    /// Before a turn: looks again at what is newest. `idle`: nothing of the stream is in flight; `isolates`: a record
+    /// that Kafka refuses is being told from others, and lanes stay as they are.
     ///
     /// # Errors
     /// What is newest cannot be told now; it is tried again with the next turn, and the lanes go on as they are.
-    pub fn begin_turn(&mut self, queue: &Queue, idle: bool, careful: bool) -> Result<(), PeekError> {
+    pub fn begin_turn(&mut self, queue: &Queue, idle: bool, isolates: bool) -> Result<(), PeekError> {
         if !self.is_newest_first() {
             return Ok(());
         }
         self.current = self.lanes.len();
-        if !self.split_wanted || careful {
+        if !self.split_wanted || isolates {
             return Ok(());
         }
         if idle {
@@ -139,9 +139,9 @@ impl Reader {
     }
 
     /// Reads on where nothing is ready; a newer lane comes before an older one, and one whose next block cannot be opened
-    /// is left out for a while. `careful`: a record that Kafka refuses is being told from others; then older lanes come
-    /// first, or what is new would take its place in every window. `is_in_flight` tells whether something of the lane that
-    /// began here is sent and not acknowledged. Gives whether a record is ready.
+    /// is left out for a while. `suspect`: a record of the lane that holds it is refused and being told from others; that
+    /// lane comes first then. `is_in_flight` tells whether something of the lane that began here is sent and not
+    /// acknowledged. Gives whether a record is ready.
     ///
     /// # Errors
     /// The queue cannot be read.
@@ -150,17 +150,17 @@ impl Reader {
         queue: &Queue,
         limit: Limit,
         now_ns: u64,
-        careful: bool,
+        suspect: Option<Position>,
         is_in_flight: impl Fn(Position) -> bool,
     ) -> Result<bool, PeekError> {
         if self.lanes.get(self.current).is_some_and(|lane| !lane.ready.is_empty()) {
             return Ok(true);
         }
         self.take_over_lanes(queue);
-        let count = self.lanes.len();
+        let first = suspect.and_then(|at| self.lanes.iter().position(|lane| at < lane.end));
+        let newest_first = (0..self.lanes.len()).rev().filter(|index| Some(*index) != first);
         let (mut ready, mut done) = (Ok(None), Vec::new());
-        for step in 0..count {
-            let index = if careful { step } else { count - 1 - step };
+        for index in first.into_iter().chain(newest_first) {
             match self.look(index, queue, limit, now_ns) {
                 Ok(Look::Ready) => ready = Ok(Some(index)),
                 Ok(Look::Waits) => continue,
@@ -328,7 +328,7 @@ mod tests {
     /// Takes what can be read; everything is acknowledged at once.
     fn drain(reader: &mut Reader, queue: &Queue, now_ns: u64) -> Vec<Position> {
         let mut taken = Vec::new();
-        while reader.read(queue, LIMIT, now_ns, false, |_| false).unwrap() {
+        while reader.read(queue, LIMIT, now_ns, None, |_| false).unwrap() {
             let ready = reader.ready().unwrap();
             let (lane, position) = (ready.lane, ready.record.position);
             taken.push(position);
@@ -383,10 +383,10 @@ mod tests {
     /// One turn against a broker that refuses every batch with the record `poison`, all that is sent at once being one.
     /// Gives what the lane says at last.
     fn turn(reader: &mut Reader, lane: &mut Lane, queue: &Queue, poison: Position) -> Option<Event> {
-        reader.begin_turn(queue, lane.is_idle(), lane.is_careful()).unwrap();
+        reader.begin_turn(queue, lane.is_idle(), lane.suspect().is_some()).unwrap();
         let mut sent = Vec::new();
-        let (room, careful) = (lane.room(0, 200, 1 << 20), lane.is_careful());
-        while sent.len() < room && reader.read(queue, LIMIT, 0, careful, |from| lane.has_of(from)).unwrap() {
+        let (room, suspect) = (lane.room(0, 200, 1 << 20), lane.suspect());
+        while sent.len() < room && reader.read(queue, LIMIT, 0, suspect, |from| lane.has_of(from)).unwrap() {
             let ready = reader.ready().unwrap();
             let (from, position) = (ready.lane, ready.record.position);
             sent.push((position, lane.took(from, position, 10, true)));
@@ -411,12 +411,11 @@ mod tests {
         events.pop()
     }
 
-    #[test]
-    fn a_refused_record_of_history_is_found_while_new_ones_keep_coming() {
+    /// Looks for a refused record among long history, a newest lane and what keeps coming.
+    fn is_found(poison: Position) {
         let dir = tempfile::tempdir().unwrap();
-        queue_of(dir.path(), &[&[]]);
+        queue_of(dir.path(), &[&[], &[], &[], &[]]);
         let queue = open(dir.path(), &[]);
-        let poison = Position::new(1, 100);
         let mut reader = Reader::new(STREAM, DrainOrder::NewestFirst);
         let mut lane = Lane::new(Backoff { first_ns: 1, max_ns: 1 });
         push(&queue, 10);
@@ -425,10 +424,18 @@ mod tests {
             push(&queue, 50);
             if let Some(Event::SetAside(position, _)) = turn(&mut reader, &mut lane, &queue, poison) {
                 assert_eq!(position, poison);
-                assert_eq!(queue.lanes(STREAM).unwrap().pairs()[0].0, poison, "all of its lane before it is delivered");
+                let lanes = queue.lanes(STREAM).unwrap();
+                assert!(lanes.pairs().iter().any(|(next, _)| *next == poison), "before it is delivered: {lanes:?}");
                 return queue.close().unwrap();
             }
         }
         panic!("not found: {:?}", queue.lanes(STREAM));
+    }
+
+    #[test]
+    fn a_refused_record_is_found_in_any_lane_while_new_ones_keep_coming() {
+        is_found(Position::new(1, 100));
+        is_found(Position::new(5, 7));
+        is_found(Position::new(5, 130));
     }
 }

@@ -1,7 +1,11 @@
 //! How many records a stream may send before all of them must be reported, while one is told from others or a held stream
 //! is probed. Pure.
 
+use std::collections::VecDeque;
+
+use super::delivery::Suspects;
 use crate::kafka::CAREFUL_BYTES_MAX;
+use crate::reading::Position;
 
 /// A window above this is no limit any more.
 const NO_LIMIT_ABOVE: usize = 1_000;
@@ -14,8 +18,9 @@ pub struct Window {
     sent: usize,
     /// It takes no more: all of it went in one go.
     is_closed: bool,
-    /// So many records go before the first suspect, and so many are suspects.
-    isolation: Option<(usize, usize)>,
+    /// Where the record is that Kafka refuses: among the first of these, or where all of those were delivered among the
+    /// next.
+    suspects: VecDeque<Suspects>,
 }
 
 impl Window {
@@ -26,14 +31,27 @@ impl Window {
 
     /// From now on, so many records at once.
     pub fn set(&mut self, records_max: usize) {
-        (self.records_max, self.isolation) = (Some(records_max), None);
+        self.records_max = Some(records_max);
+        self.suspects.clear();
     }
 
-    /// One of `suspects` records was refused, or shares its batch with the one that was. Halves them, until it stands
-    /// alone; the `innocent` ones before them go by themselves, so that they are not sent with it again.
-    pub fn isolate(&mut self, innocent: usize, suspects: usize) {
-        self.isolation = Some((innocent, suspects));
-        self.records_max = Some(if innocent > 0 { innocent } else { (suspects / 2).max(1) });
+    /// One of these was refused, or shares its batch with the one that was. Halves them, until it stands alone; the
+    /// innocent ones before them go by themselves, so that they are not sent with it again.
+    pub fn search(&mut self, suspects: VecDeque<Suspects>) {
+        self.suspects = suspects;
+        self.fit();
+    }
+
+    fn fit(&mut self) {
+        if let Some(suspects) = self.suspects.front() {
+            let half = (suspects.count / 2).max(1);
+            self.records_max = Some(if suspects.innocent > 0 { suspects.innocent } else { half });
+        }
+    }
+
+    /// The first record that may be the one that is looked for.
+    pub fn suspect(&self) -> Option<Position> {
+        self.suspects.front().map(|suspects| suspects.first)
     }
 
     /// How many more records it takes, where so many and so many bytes are in flight; `None`: there is no window.
@@ -65,10 +83,13 @@ impl Window {
         if sent == 0 {
             return;
         }
-        match self.isolation.take() {
-            Some((innocent @ 1.., suspects)) => return self.isolate(innocent.saturating_sub(sent), suspects),
-            Some((0, suspects)) if suspects > sent => return self.isolate(0, suspects - sent),
-            _ => {}
+        match self.suspects.front_mut() {
+            Some(suspects) if suspects.innocent > 0 => suspects.innocent = suspects.innocent.saturating_sub(sent),
+            Some(suspects) if suspects.count > sent => suspects.count -= sent,
+            _ => drop(self.suspects.pop_front()),
+        }
+        if !self.suspects.is_empty() {
+            return self.fit();
         }
         self.records_max = self.records_max.map(|records| records * 2).filter(|next| *next <= NO_LIMIT_ABOVE);
     }

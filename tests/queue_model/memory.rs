@@ -43,7 +43,9 @@ pub struct Platter {
     pub stalled: bool,
     /// Opening waits while this is set.
     pub opening_held: bool,
-    /// An append waits.
+    /// Saves wait while this is set.
+    pub saving_held: bool,
+    /// An append or a save waits.
     pub waiting: bool,
     pub appended_blocks: usize,
     pub saves: usize,
@@ -73,7 +75,17 @@ impl Disk {
         }
     }
 
-    /// Blocks until an append is stuck in the stall.
+    fn wait_to_save(&self) {
+        let mut platter = self.0.0.lock().unwrap();
+        platter.waiting = platter.saving_held;
+        self.0.1.notify_all();
+        while platter.saving_held {
+            platter = self.0.1.wait(platter).unwrap();
+        }
+        platter.waiting = false;
+    }
+
+    /// Blocks until an append or a save is stuck in the stall.
     pub fn wait_until_stuck(&self) {
         let mut platter = self.0.0.lock().unwrap();
         while !platter.waiting {
@@ -341,6 +353,7 @@ pub fn start_on(
     let backend = Backend {
         open: Box::new(move || Ok(OpenedStore { store: open()?, quota_bytes: 1 << 20, lost: Vec::new() })),
         save: Box::new(move |controls| {
+            save.wait_to_save();
             save.with(|platter| {
                 platter.saves += 1;
                 platter.controls = controls.to_vec();

@@ -70,6 +70,35 @@ fn a_transaction_of_records_on_disk_is_noted_before_its_commit_and_only_once() {
 }
 
 #[test]
+fn a_note_that_is_about_to_be_taken_back_is_none() {
+    let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
+    let queue = ten(&disk, &clock, &dir);
+    queue.flush().unwrap();
+    queue.begin_transaction(ONE, at(0), at(4));
+    queue.secure_transaction(ONE).unwrap();
+    // It is aborted, and what is saved next says that nothing is in doubt.
+    queue.end_transaction(ONE);
+    disk.with(|platter| platter.saving_held = true);
+    clock.fetch_add(3_600_000_000_000, Ordering::SeqCst);
+    queue.tick();
+    disk.wait_until_stuck();
+    queue.begin_transaction(ONE, at(0), at(4));
+    std::thread::scope(|scope| {
+        let secured = scope.spawn(|| queue.secure_transaction(ONE));
+        // It may not be content with what is on disk now; it has some time to show that.
+        (0..10_000).for_each(|_| {
+            if !secured.is_finished() {
+                std::thread::yield_now()
+            }
+        });
+        disk.with(|platter| platter.saving_held = false);
+        secured.join().unwrap().unwrap();
+    });
+    assert_eq!(durable(&disk).0, Some((at(0), at(4))), "the same range again");
+    queue.close().unwrap();
+}
+
+#[test]
 fn a_seal_notes_the_open_transaction_before_it_writes_a_block() {
     let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
     let queue = ten(&disk, &clock, &dir);

@@ -141,7 +141,7 @@ fn agent_killed_in_outage() {
     let before = agent.streams();
     let began = Instant::now();
     let is_safe = |(before, now): (&StreamNow, &StreamNow)| now.safe() >= before.pushed.checked_sub(1);
-    wait_for("what was pushed to be durable", Duration::from_secs(20), || {
+    wait_for("what was pushed to be durable", Duration::from_secs(10), || {
         before.iter().zip(&agent.streams()).all(is_safe).then_some(())
     });
     println!("a window of 1 s: durable {:.1} s after it was asked for", began.elapsed().as_secs_f64());

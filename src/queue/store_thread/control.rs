@@ -10,7 +10,8 @@ impl Driver {
     /// Makes lanes, marks and doubts durable; deletes nothing.
     pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
         let (ticket, controls): (u64, Vec<StreamControl>) = {
-            let shared = self.inner.lock();
+            let mut shared = self.inner.lock();
+            shared.streams.iter_mut().for_each(|stream| stream.note_saving(true));
             let streams = shared.streams.iter().map(StreamState::control);
             (shared.saves.wanted, streams.chain(shared.unconfigured.iter().cloned()).collect())
         };
@@ -19,7 +20,10 @@ impl Driver {
             (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
         });
         if let Err(error) = saved {
-            self.inner.lock().saves.failed(ticket, error_text(&error));
+            let mut shared = self.inner.lock();
+            shared.streams.iter_mut().for_each(|stream| stream.note_saving(false));
+            shared.saves.failed(ticket, error_text(&error));
+            drop(shared);
             self.inner.progress.notify_all();
             self.failed(&error);
             return Err(error);
@@ -28,6 +32,7 @@ impl Driver {
         let mut shared = self.inner.lock();
         for (stream, control) in shared.streams.iter_mut().zip(&controls) {
             stream.saved(control);
+            stream.note_saving(false);
         }
         shared.saves.done(ticket);
         (shared.progress_bytes, shared.progress_since_ns) = (0, None);

@@ -9,13 +9,19 @@ use crate::reading::Position;
 pub(super) struct Doubt {
     range: Option<(Position, Position)>,
     durable: Option<(Position, Position)>,
+    is_being_saved: bool,
     /// A transaction has begun in this life: what is acknowledged must not be sent again after a crash.
     is_used: bool,
 }
 
 impl Doubt {
     pub(super) fn new(range: Option<(Position, Position)>) -> Self {
-        Self { range, durable: range, is_used: false }
+        Self { range, durable: range, is_being_saved: false, is_used: false }
+    }
+
+    /// Something is being saved, which takes the place of what is durable, and may be another range by then.
+    pub(super) fn note_saving(&mut self, begun: bool) {
+        self.is_being_saved = begun;
     }
 
     pub(super) fn saved(&mut self, range: Option<(Position, Position)>) {
@@ -27,10 +33,9 @@ impl Doubt {
         self.range.is_none() && self.durable.is_some()
     }
 
-    /// The range, where a crash would leave no word of it, or of a part only.
+    /// The range, where a crash would leave no word of it.
     fn unsaved(&self) -> Option<(Position, Position)> {
-        let covers = |(first, last)| self.durable.is_some_and(|(from, through)| from <= first && last <= through);
-        self.range.filter(|range| !covers(*range))
+        self.range.filter(|_| self.is_being_saved || self.range != self.durable)
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Outlet {
     pub(super) is_blocked: bool,
     /// Its records could not be read the last time.
     pub(super) peek_failed: bool,
+    /// What is newest could not be told the last time.
+    pub(super) split_failed: bool,
     pub(super) front: Front,
 }
 
@@ -61,6 +63,7 @@ pub(super) fn all(settings: &Settings, backoff: Backoff) -> Vec<Outlet> {
             writer: Writer::new(stream, settings, backoff),
             is_blocked: false,
             peek_failed: false,
+            split_failed: false,
             front: Front::default(),
         })
         .collect();

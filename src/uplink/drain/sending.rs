@@ -100,9 +100,11 @@ impl Drain<'_> {
         if down && outlet.reader.is_newest_first() && outlet.lane.in_flight().0 > 0 {
             return false;
         }
-        let (is_idle, is_careful) = (outlet.lane.is_idle(), outlet.lane.is_careful());
-        if let Err(error) = outlet.reader.begin_turn(&self.queue, is_idle, is_careful) {
-            self.cannot_read(place, &error);
+        let (is_idle, isolates) = (outlet.lane.is_idle(), outlet.lane.suspect().is_some());
+        let failed = outlet.reader.begin_turn(&self.queue, is_idle, isolates).err();
+        let known = std::mem::replace(&mut outlet.split_failed, failed.is_some());
+        if let Some(error) = failed.filter(|_| !known) {
+            tracing::warn!(stream = outlet.name, %error, "what is newest cannot be told, so it does not go first yet");
         }
         true
     }
@@ -112,8 +114,8 @@ impl Drain<'_> {
         let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
         let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
-        let is_careful = outlet.lane.is_careful();
-        match outlet.reader.read(&self.queue, limit, boot_ns(), is_careful, |lane| outlet.lane.has_of(lane)) {
+        let suspect = outlet.lane.suspect();
+        match outlet.reader.read(&self.queue, limit, boot_ns(), suspect, |lane| outlet.lane.has_of(lane)) {
             Ok(ready) => {
                 outlet.peek_failed &= !ready;
                 self.note_blocked(place);

@@ -13,6 +13,8 @@ use crate::reading::Position;
 const PEEK_RECORDS: usize = 1_000;
 /// Most bytes read from the queue at once.
 const PEEK_BYTES: usize = 256 * 1024;
+/// Longest wait for a block while a transaction is open.
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for records that come singly.
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -27,10 +29,11 @@ impl Exactly<'_> {
             return None;
         }
         let most = Allowance { records: room, ..allowed };
-        // Of a backlog no more than this: the rest is read while the first records are on their way.
+        // Of a backlog no more than this: the rest is read while the first records are on their way. Where nothing can
+        // be sent although it is read, as a schema is missing, no more than the client would hold.
         let enough = Allowance {
-            records: most.records.min(outlet.ready.len() + PEEK_RECORDS),
-            bytes: most.bytes.min(outlet.ready_bytes + PEEK_BYTES),
+            records: most.records.min(outlet.ready.len() + PEEK_RECORDS).min(self.window.records_max),
+            bytes: most.bytes.min(outlet.ready_bytes + PEEK_BYTES).min(self.window.bytes_max),
         };
         let mut is_full = outlet.has_ready(enough);
         while !is_full && !self.is_unopened(place) && self.read_on(place, None, enough) {
@@ -67,7 +70,12 @@ impl Exactly<'_> {
         let bytes = most.bytes.saturating_sub(outlet.ready_bytes);
         let limit = Limit { records: records.min(PEEK_RECORDS), bytes: bytes.min(PEEK_BYTES) };
         let after = outlet.ready.back().map(|record| record.position).or(open.map(|(_, last)| last));
-        let batch = match self.queue.peek(outlet.index, after, limit) {
+        // Kafka gives up a transaction that takes too long; before it begins there is time.
+        let batch = match open {
+            Some(_) => self.queue.peek_within(outlet.index, after, limit, OPEN_WAIT_MAX),
+            None => self.queue.peek(outlet.index, after, limit),
+        };
+        let batch = match batch {
             Ok(Some(batch)) => batch,
             Ok(None) => {
                 self.can_read(place);

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::limits::Allowance;
-use super::outlet::{Open, TARGET};
+use super::outlet::{Open, Outlet, TARGET};
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -25,9 +25,6 @@ impl Exactly<'_> {
             return Some(turn);
         }
         let index = self.outlets[place].index;
-        // Before anything of it is sent: a seal from now on makes it durable. Further it cannot reach.
-        let last = Position::new(first.run(), first.seq().saturating_add(most.records as u64 - 1));
-        self.queue.begin_transaction(index, first, last);
         let mut open = Open { most, is_filling: true, first_token: self.next_token, ..Open::of_cursor(place) };
         open.until = self.queue.next_position(index).unwrap_or(Position::ZERO);
         if let Err(error) = self.hand_over(client, &mut open) {
@@ -39,10 +36,7 @@ impl Exactly<'_> {
             }
             not_taken(&mut open, &error);
         }
-        let lane = &mut self.outlets[place].lane;
-        lane.turn_ended();
-        // What is sent with care is one batch.
-        open.is_filling &= !lane.is_careful();
+        self.outlets[place].lane.turn_ended();
         self.session.begun(open.began_ns);
         self.keep(open);
         None
@@ -66,10 +60,7 @@ impl Exactly<'_> {
         let Some(mut open) = self.open.take_if(|open| open.is_filling && open.failure.is_none()) else { return };
         while open.is_filling {
             let Some(range) = open.range else { break };
-            let lasts = Duration::from_nanos(boot_ns().saturating_sub(open.began_ns));
-            let is_late = lasts >= TARGET.min(self.how.timeout / 2);
-            let goes_on = open.has_room() && !is_late && !self.stop.is_cancelled() && !self.renew;
-            if !goes_on || !self.read_behind(open.place, range, open.until) {
+            if !open.has_room() || self.is_time(&open) || !self.read_behind(open.place, range, open.until) {
                 open.is_filling = false;
             } else if let Err(error) = self.hand_over(client, &mut open) {
                 not_taken(&mut open, &error);
@@ -77,6 +68,28 @@ impl Exactly<'_> {
             }
         }
         self.keep(open);
+    }
+
+    /// Whether the open transaction has to come to its end, whatever the queue has: the agent ends or changes its client,
+    /// readers have waited long enough, or a stream of higher priority wants to send.
+    fn is_time(&self, open: &Open) -> bool {
+        let now_ns = boot_ns();
+        let lasts_ns = now_ns.saturating_sub(open.began_ns);
+        let priority = self.outlets[open.place].priority;
+        let wants = |outlet: &Outlet| outlet.priority > priority && self.wants_to_send(outlet, now_ns);
+        self.stop.is_cancelled()
+            || self.renew
+            || Duration::from_nanos(lasts_ns) >= TARGET.min(self.how.timeout / 2)
+            // What comes singly is gathered as long before it is sent.
+            || lasts_ns >= self.gather_ns() && self.outlets.iter().any(wants)
+    }
+
+    fn wants_to_send(&self, outlet: &Outlet, now_ns: u64) -> bool {
+        let waits = outlet.lane.wakes_at_ns().is_some_and(|at_ns| now_ns < at_ns)
+            || outlet.unopened_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+            || outlet.writer.is_shut(now_ns)
+            || self.metering.closed_until_ns(&outlet.rate, now_ns).is_some();
+        !waits && self.queue.waits(outlet.index)
     }
 
     /// Goes on with the transaction; nothing more is in doubt than it has, once that is known.
@@ -96,6 +109,12 @@ impl Exactly<'_> {
     /// taken.
     fn hand_over(&mut self, client: &Producer, open: &mut Open) -> Result<(), SendError> {
         let (mut outcome, now_ns) = (Ok(()), boot_ns());
+        let outlet = &self.outlets[open.place];
+        if let (Some(next), Some(last)) = (outlet.ready.front(), outlet.ready.back()) {
+            // Before any of these is sent: a seal from now on makes the doubt durable.
+            let first = open.range.map_or(next.position, |(first, _)| first);
+            self.queue.begin_transaction(outlet.index, first, last.position);
+        }
         while open.has_room()
             && let Some(record) = self.outlets[open.place].ready.pop_front()
         {
@@ -169,10 +188,11 @@ fn not_taken(open: &mut Open, error: &SendError) {
     open.is_filling = false;
     if open.incomplete {
         // Not a part of a record may be committed.
-        let failure = match error {
-            SendError::Full => Failure::retried("client is full".into()),
-            SendError::Failed(failure) => failure.clone(),
+        let text = match error {
+            SendError::Full => "client is full".to_owned(),
+            SendError::Failed(failure) => failure.text.clone(),
         };
-        open.failure = Some((None, failure));
+        // It is no fault of those that were taken whole: they go again, and then by themselves.
+        open.failure = Some((None, Failure::retried(text)));
     }
 }

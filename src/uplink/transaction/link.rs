@@ -80,7 +80,9 @@ impl Exactly<'_> {
     /// Adds to the open transaction, has its doubt made durable meanwhile, and waits for reports.
     pub(super) fn deliver(&mut self, client: &Producer) -> Option<Turn> {
         self.fill(client);
-        self.secure();
+        if !self.secure() {
+            return None;
+        }
         let Some(open) = &self.open else {
             return Some(self.session.lost_client(Loss::Broken, boot_ns(), fastrand::f64()));
         };
@@ -96,7 +98,9 @@ impl Exactly<'_> {
         self.waited = if none { (self.waited * 2).clamp(Duration::from_millis(1), POLL_MAX) } else { Duration::ZERO };
         match &open.failure {
             Some((_, failure)) => {
-                let (failure, times_out) = (failure.clone(), failure.class == Class::Retried);
+                // One that was broken off says nothing of Kafka.
+                let times_out = failure.class == Class::Retried && !open.incomplete;
+                let failure = failure.clone();
                 self.fail_open(failure, times_out);
             }
             None if !open.is_filling && open.reported >= open.records.len() => self.session.delivered(),
@@ -105,17 +109,19 @@ impl Exactly<'_> {
         None
     }
 
-    /// Before anything is committed the queue notes what is in doubt then. The client has work meanwhile.
-    fn secure(&mut self) {
-        let Some(open) = self.open.as_mut().filter(|open| !open.is_secured) else { return };
+    /// Before anything is committed the queue notes what is in doubt then; the client has work meanwhile. Gives whether
+    /// the transaction can go on.
+    fn secure(&mut self) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| !open.is_filling && !open.is_secured) else { return true };
         open.is_secured = true;
         if open.range.is_none() {
-            return;
+            return true;
         }
-        if let Err(error) = self.queue.secure_transaction(self.outlets[open.place].index) {
-            tracing::warn!(%error, "transaction cannot be noted in the queue and is aborted");
-            open.failure.get_or_insert((None, Failure::retried(format!("queue: {error}"))));
-        }
+        let index = self.outlets[open.place].index;
+        let Err(error) = self.queue.secure_transaction(index) else { return true };
+        tracing::warn!(%error, "transaction cannot be noted in the queue and is aborted");
+        self.fail_open(Failure::retried(format!("queue: {error}")), false);
+        false
     }
 
     /// Puts the cursor behind the transaction's records into it.

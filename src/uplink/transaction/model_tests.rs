@@ -113,6 +113,8 @@ struct Agent {
     doubtful: Option<Range>,
     range: Option<Range>,
     sent: Vec<(Position, bool)>,
+    /// More is added before the transaction is complete.
+    filling: bool,
 }
 
 struct World {
@@ -146,6 +148,7 @@ impl Agent {
             doubtful: None,
             range: None,
             sent: Vec::new(),
+            filling: false,
         }
     }
 
@@ -367,17 +370,35 @@ impl World {
             self.agent.session.begun(self.now_ns);
             return;
         }
+        self.agent.sent.clear();
+        if self.hand_over(None) {
+            self.agent.filling = true;
+            self.agent.session.begun(self.now_ns);
+        }
+    }
+
+    /// Up to three records more for the transaction with this range. Gives whether there are any.
+    fn hand_over(&mut self, range: Option<Range>) -> bool {
         let agent = &mut self.agent;
         let open: BTreeSet<Position> = self.disk.blocks.iter().chain(&agent.tail).copied().collect();
-        let mut open = open.into_iter().filter(|position| !agent.lanes.is_done(*position)).peekable();
-        let Some(first) = open.peek().copied() else { return };
+        let is_next = |position: &Position| range.is_none_or(|(_, last)| *position > last);
+        let mut open = open.into_iter().filter(|at| !agent.lanes.is_done(*at) && is_next(at)).peekable();
+        let Some(first) = range.map(|(first, _)| first).or(open.peek().copied()) else { return false };
         let records: Vec<_> = open.take_while(|position| position.run() == first.run()).take(3).collect();
-        let last = *records.last().unwrap();
+        let Some(last) = records.last().copied() else { return false };
         let is_doubtful = |position: &Position| agent.doubtful.is_some_and(|(a, b)| a <= *position && *position <= b);
-        agent.sent = records.iter().map(|position| (*position, is_doubtful(position))).collect();
+        agent.sent.extend(records.iter().map(|position| (*position, is_doubtful(position))));
         (agent.in_doubt, agent.range) = (Some((first, last)), Some((first, last)));
-        agent.session.begun(self.now_ns);
-        // Before the commit: what a crash leaves behind is noted; what is being written counts as that.
+        true
+    }
+
+    /// The rest of the transaction; then, before the commit, what a crash leaves behind is noted; what is being written
+    /// counts as that.
+    fn fill(&mut self) {
+        self.agent.filling = false;
+        let Some(range @ (first, _)) = self.agent.range else { return };
+        self.hand_over(Some(range));
+        let agent = &self.agent;
         let being_written = agent.cut.as_ref().is_some_and(|(cut, _)| *cut.last().unwrap() >= first);
         if being_written || self.disk.blocks.last().is_some_and(|block| first <= *block) {
             self.save();
@@ -385,6 +406,9 @@ impl World {
     }
 
     fn deliver(&mut self, fault: Fault) {
+        if self.agent.filling && matches!(fault, Fault::None) {
+            self.fill();
+        }
         let sent = self.agent.sent.clone();
         let arrives = !matches!(fault, Fault::AgainUndone | Fault::AbortUndone | Fault::LostUndone | Fault::Denied);
         let alive = !arrives || sent.is_empty() || self.in_transaction(|open| open.records = sent);

@@ -66,7 +66,7 @@ impl Exactly<'_> {
             open.failure.clone().unwrap_or_else(|| (None, Failure::retried("transaction was aborted".into())));
         let now_ns = boot_ns();
         let outlet = &mut self.outlets[open.place];
-        if failure.class == Class::Retried {
+        if failure.class == Class::Retried && !open.incomplete {
             self.size.timed_out();
         }
         if failure.class == Class::Held {

@@ -213,7 +213,7 @@ impl Size {
     }
 
     pub(super) fn bytes(self, most: usize) -> usize {
-        self.bytes.min(BYTES_MAX).min(most)
+        self.bytes.min(most)
     }
 
     /// A transaction of so many bytes took so long.
@@ -226,7 +226,7 @@ impl Size {
         let at_rate = usize::try_from(at_rate).unwrap_or(usize::MAX);
         // Small transactions say little about what the link can carry: never less for having sent little.
         let least = if lasted_ns < TARGET_NS { self.bytes } else { BYTES_MIN };
-        self.bytes = at_rate.clamp(least, (self.bytes * 4).max(least)).max(BYTES_MIN);
+        self.bytes = at_rate.clamp(least, (self.bytes * 4).max(least)).clamp(BYTES_MIN, BYTES_MAX);
     }
 
     /// A transaction timed out.
