@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::engine::{Inner, Phase};
 use super::lane::Lanes;
+use super::tail::StreamState;
 use super::{PeekError, Queue, STORE_WAIT_MAX, StreamIndex};
 use crate::reading::Position;
 
@@ -68,10 +69,10 @@ impl Queue {
         Some(self.inner().lock().streams.get(stream.0)?.next_position())
     }
 
-    /// Whether there is a record of the stream that is not delivered.
+    /// Whether there may be a record of the stream that is not delivered. Cheap; of a damaged block at the end it says so
+    /// until something else is delivered.
     pub fn waits(&self, stream: StreamIndex) -> bool {
-        let shared = self.inner().lock();
-        shared.streams.get(stream.0).is_some_and(|queue| queue.lanes.cursor() < queue.next_position())
+        self.inner().lock().streams.get(stream.0).is_some_and(StreamState::waits)
     }
 
     /// A transaction of the records from `first` through `last` begins. No I/O.

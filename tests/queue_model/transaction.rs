@@ -70,6 +70,30 @@ fn a_transaction_of_records_on_disk_is_noted_before_its_commit_and_only_once() {
 }
 
 #[test]
+fn a_stream_waits_while_it_has_records_that_are_not_delivered() {
+    let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
+    let settings = settings(&[("one", Durability::Window), ("two", Durability::Window)], 1 << 20, dir.path());
+    let two = StreamIndex(1);
+    let (queue, _) = start(&disk, &settings, &clock);
+    assert!(!queue.waits(ONE) && !queue.waits(two), "nothing was given");
+    queue.push(ONE, record(0)).unwrap();
+    assert!(queue.waits(ONE) && !queue.waits(two));
+    queue.flush().unwrap();
+    assert!(queue.waits(ONE), "on disk");
+    queue.close().unwrap();
+    let (queue, _) = start(&disk, &settings, &clock);
+    queue.flush().unwrap();
+    assert!(queue.waits(ONE) && !queue.waits(two));
+    assert_eq!(drain(&queue, ONE).len(), 1);
+    assert!(!queue.waits(ONE));
+    queue.close().unwrap();
+    let (queue, _) = start(&disk, &settings, &clock);
+    queue.flush().unwrap();
+    assert!(!queue.waits(ONE), "a run begins behind the cursor");
+    queue.close().unwrap();
+}
+
+#[test]
 fn a_note_that_is_about_to_be_taken_back_is_none() {
     let (disk, clock, dir) = (Disk::default(), Clock::default(), tempfile::tempdir().unwrap());
     let queue = ten(&disk, &clock, &dir);

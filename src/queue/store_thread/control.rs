@@ -20,10 +20,8 @@ impl Driver {
             (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
         });
         if let Err(error) = saved {
-            let mut shared = self.inner.lock();
-            shared.streams.iter_mut().for_each(|stream| stream.note_saving(false));
-            shared.saves.failed(ticket, error_text(&error));
-            drop(shared);
+            // It may be on disk all the same: until the next is saved, nothing is known of what is durable.
+            self.inner.lock().saves.failed(ticket, error_text(&error));
             self.inner.progress.notify_all();
             self.failed(&error);
             return Err(error);

@@ -19,7 +19,8 @@ impl Doubt {
         Self { range, durable: range, is_being_saved: false, is_used: false }
     }
 
-    /// Something is being saved, which takes the place of what is durable, and may be another range by then.
+    /// Something is being saved, or was and perhaps failed; it takes the place of what is durable, and may be another
+    /// range by then.
     pub(super) fn note_saving(&mut self, begun: bool) {
         self.is_being_saved = begun;
     }
@@ -49,6 +50,11 @@ impl StreamState {
     /// It is known what became of the transaction, and the lanes say so.
     pub(in crate::queue) fn transaction_ended(&mut self) {
         self.doubt.range = None;
+    }
+
+    /// Whether there may be a record that is not delivered. The cursor alone does not say: a run begins behind it.
+    pub(in crate::queue) fn waits(&self) -> bool {
+        !self.tail.is_empty() || self.disk.last.is_some_and(|last| self.lanes.cursor() <= last)
     }
 
     /// The transaction that is open or whose outcome is not known.

@@ -87,6 +87,7 @@ impl Exactly<'_> {
     fn wants_to_send(&self, outlet: &Outlet, now_ns: u64) -> bool {
         let waits = outlet.lane.wakes_at_ns().is_some_and(|at_ns| now_ns < at_ns)
             || outlet.unopened_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+            || outlet.peek_failed
             || outlet.writer.is_shut(now_ns)
             || self.metering.closed_until_ns(&outlet.rate, now_ns).is_some();
         !waits && self.queue.waits(outlet.index)
