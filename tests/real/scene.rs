@@ -162,7 +162,9 @@ listen = "127.0.0.1:0"
         let mut account = Account::default();
         for topic in TOPICS {
             ledger.add_topic(&self.kafka.bootstrap, topic);
-            self.read_with_the_product(topic, &mut account);
+            self.each_of(topic, |value| {
+                account.add(value);
+            });
         }
         self.print(&ledger);
         let of_product = (account.received(), account.repeated(), account.missing(), account.out_of_order());
@@ -181,7 +183,19 @@ listen = "127.0.0.1:0"
         ledger
     }
 
-    fn read_with_the_product(&self, topic: &str, account: &mut Account) {
+    /// Whether Kafka has a message of the source `yard` with this count now. Not by kcat, which finds no end of a topic that
+    /// grows.
+    pub fn has_message(&self, count: u64) -> bool {
+        let mut found = false;
+        self.each_of("telemetry", |value| {
+            let record: serde_json::Value = serde_json::from_slice(value).unwrap();
+            found |= record["source"] == "yard" && record["count"] == count;
+        });
+        found
+    }
+
+    /// What the topic has, up to an end of each partition, by the product's consumer.
+    fn each_of(&self, topic: &str, mut take: impl FnMut(&[u8])) {
         // By the node's open listener: a gateway may have no right to read.
         let text = format!("[kafka]\n{}\n", self.open_listener());
         let parsed = forebay::config::parse(&text, Path::new("reader.toml"));
@@ -194,9 +208,7 @@ listen = "127.0.0.1:0"
             let next =
                 || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
             match wait_for("the next record of the topic", READ_MAX, next) {
-                Next::Record(received) => {
-                    account.add(&received.value);
-                }
+                Next::Record(received) => take(&received.value),
                 Next::End(partition) => left.retain(|other| *other != partition),
                 Next::Nothing => {}
             }
