@@ -1,5 +1,6 @@
 //! A backlog drained into a real Apache Kafka by the agent, against a bare librdkafka producer that sends the same
-//! records with the same settings in the same run: `./x bench drain [--mib N] [--exactly-once]`.
+//! records with the same settings in the same run: `./x bench drain [--mib N] [--exactly-once] [--level N]`; the level
+//! is zstd's, for both.
 //!
 //! The agent is the built binary, so its memory and processor time are its own. The backlog is put into its queue
 //! before, and the agent takes 1000 new readings a second during the drain. The bare producer sends before and after it,
@@ -53,7 +54,8 @@ fn main() {
         .tempdir_in(std::env::var("TMPDIR").unwrap_or("/var/tmp".into()))
         .unwrap();
     let kafka = Kafka::start(dir.path());
-    let config = configure(dir.path(), &kafka.bootstrap, exactly_once);
+    let level = value("--level").map_or(String::new(), |level| format!("\"compression.level\" = \"{level}\"\n"));
+    let config = configure(dir.path(), &kafka.bootstrap, exactly_once, &level);
     println!("filling the queue with {mib} MiB of JSON ...");
     let (records, json_bytes) = fill(&config, mib << 20);
     let disk_bytes = size_of(&config.gateway.state_dir);
@@ -350,14 +352,14 @@ fn size_of(place: &Path) -> u64 {
         .sum()
 }
 
-fn configure(dir: &Path, bootstrap: &str, exactly_once: bool) -> Config {
+fn configure(dir: &Path, bootstrap: &str, exactly_once: bool, properties: &str) -> Config {
     let delivery = if exactly_once { "exactly-once" } else { "at-least-once" };
     let text = format!(
         "[gateway]\nid = \"truck-17\"\nstate-dir = \"{}\"\n\
          [[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = 50\nevery = \"50ms\"\n\
          [queue]\nsize = \"8 GiB\"\n[[stream]]\nname = \"telemetry\"\n\
          [kafka]\nbrokers = [\"{bootstrap}\"]\nin-flight-bytes = \"4 MiB\"\ndelivery = \"{delivery}\"\n\
-         [kafka.properties]\n\"reconnect.backoff.max.ms\" = \"{}\"\n\
+         [kafka.properties]\n{properties}\"reconnect.backoff.max.ms\" = \"{}\"\n\
          [status]\nlisten = \"127.0.0.1:0\"\n",
         dir.join("state").display(),
         RECONNECT_MAX.as_millis()
