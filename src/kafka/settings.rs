@@ -90,11 +90,6 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     // The same partition as Java producers and ksqlDB choose for the same key.
     set("partitioner", "murmur2_random".into());
     set("compression.type", compression(kafka.compression).into());
-    if kafka.compression == KafkaCompression::Zstd {
-        // Readings as JSON become a tenth smaller than by the library's level 3, in three quarters of the time; only
-        // level 9 saves more that is worth a word, for ten times the time (docs/decisions/0011).
-        set("compression.level", "1".into());
-    }
     set("linger.ms", kafka.linger.as_millis().to_string());
     set("batch.size", BATCH_BYTES_MAX.to_string());
     // The default of 1 GiB would take a small gateway's whole memory in an outage. Twice the window, as librdkafka
