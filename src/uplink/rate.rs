@@ -74,9 +74,9 @@ impl RateLimit {
     }
 }
 
-/// What is in flight must arrive within this: a quarter of the socket timeout, so that no batch outlives that, and half
+/// What is in flight must arrive within this: a fifth of the socket timeout, so that no batch outlives that, and not half
 /// of what an alarm may take that waits behind it.
-const IN_FLIGHT_NS: u64 = 5 * SECOND_NS;
+const IN_FLIGHT_NS: u64 = 4 * SECOND_NS;
 /// The window of a link of which nothing is known, and the smallest: four seconds of 64 kbit/s before compression.
 const WINDOW_BYTES_MIN: u64 = 32 * 1024;
 /// What was delivered is averaged over so long, while something was in flight.
@@ -184,13 +184,13 @@ mod tests {
         let mut link = LinkRate::default();
         assert_eq!(link.window_bytes(1 << 20), 32 * 1024, "nothing is known");
         let mut now_ns = 0;
-        // 64 kbit/s, a report each second.
+        // 80 kbit/s, a report each second.
         for _ in 0..20 {
             link.look(0, true, now_ns);
             now_ns += SECOND_NS;
-            link.look(8_000, true, now_ns);
+            link.look(10_000, true, now_ns);
         }
-        assert_eq!(link.window_bytes(1 << 20), 40_000, "five seconds");
+        assert_eq!(link.window_bytes(1 << 20), 40_000, "four seconds");
         // An hour without anything in flight changes nothing.
         link.look(0, false, now_ns);
         now_ns += 3_600 * SECOND_NS;
