@@ -35,7 +35,7 @@ fn steady() {
     let_run(Duration::from_secs(15));
     plant.receiver.talk(false);
     let epochs = plant.receiver.epochs();
-    wait_for("the receiver's last epoch", Duration::from_secs(20), || {
+    wait_for("the receiver's last epoch", Duration::from_secs(5), || {
         (agent.source("position").1 >= epochs).then_some(())
     });
     scene.wait_until_delivered(&agent);
@@ -139,9 +139,10 @@ fn agent_killed_in_outage() {
     scene.kafka.stop();
     let_run(Duration::from_secs(8));
     let before = agent.streams();
+    // A window of 1 s and a flush.
     let began = Instant::now();
     let is_safe = |(before, now): (&StreamNow, &StreamNow)| now.safe() >= before.pushed.checked_sub(1);
-    wait_for("what was pushed to be durable", Duration::from_secs(10), || {
+    wait_for("what was pushed to be durable", Duration::from_millis(2_500), || {
         before.iter().zip(&agent.streams()).all(is_safe).then_some(())
     });
     println!("a window of 1 s: durable {:.1} s after it was asked for", began.elapsed().as_secs_f64());
@@ -174,7 +175,7 @@ fn agent_killed_in_drain() {
     // The fleet falls silent, so that the drain is the faster side on any machine.
     scene.configure(&plant.sources(0), Some(&plant.mosquitto));
     agent.reload();
-    wait_for("the reload", Duration::from_secs(30), || agent.log_text().contains("reloaded").then_some(()));
+    wait_for("the reload", Duration::from_secs(10), || agent.log_text().contains("reloaded").then_some(()));
     scene.kafka.up();
     // Twice: the second drain begins where the first was cut off.
     let mut agent = agent;

@@ -245,7 +245,7 @@ fn forgotten() {
     // Silence beyond the retention of transactional ids and offsets.
     scene.configure("", None);
     agent.reload();
-    wait_for("the reload", Duration::from_secs(30), || agent.log_text().contains("reloaded").then_some(()));
+    wait_for("the reload", Duration::from_secs(10), || agent.log_text().contains("reloaded").then_some(()));
     scene.wait_until_delivered(&agent);
     let_run(Duration::from_secs(64));
     scene.configure(&fleet(25), None);

@@ -12,7 +12,7 @@ use crate::scene::{Scene, wait_until_up};
 /// How many, unless the environment says otherwise (`./x real rotations 100`).
 const ROTATIONS: u32 = 5;
 /// The files are glanced at every 2 s, and what is in flight may take 10 s to arrive.
-const TAKEN_UP_MAX: Duration = Duration::from_secs(60);
+const TAKEN_UP_MAX: Duration = Duration::from_secs(25);
 const FLEET: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\nevery = \"50ms\"\ndevices = 25\n";
 
 /// The gateway's TLS files, beneath a link as certificate tools keep it.
