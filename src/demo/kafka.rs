@@ -3,6 +3,8 @@
 //! It is not a Kafka: memory only, no transactions' isolation, and it drops the oldest of a partition above 5 MiB or
 //! 100 000 batches (see [`crate::kafka::Consumer::watermarks`]). Any Kafka client can connect to it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -58,6 +60,14 @@ impl EmbeddedKafka {
     /// The mock cluster refuses.
     pub fn up(&self) -> anyhow::Result<()> {
         self.cluster.broker_up(BROKER).context("embedded kafka cannot come up")
+    }
+
+    /// Each answer comes so much later from now on.
+    ///
+    /// # Errors
+    /// The mock cluster refuses.
+    pub fn round_trip(&self, time: Duration) -> anyhow::Result<()> {
+        self.cluster.broker_round_trip_time(BROKER, time).context("embedded kafka cannot be slow")
     }
 
     /// The next produce requests fail with these error codes of the Kafka protocol (0: succeeds), in turn.

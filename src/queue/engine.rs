@@ -62,7 +62,7 @@ pub(super) struct ReadReply {
 pub(super) struct DeadLetterRequest {
     pub(super) stream: usize,
     pub(super) lineage: Arc<Lineage>,
-    pub(super) record: Record,
+    pub(super) record: Arc<Record>,
     pub(super) error: String,
     pub(super) reply: mpsc::SyncSender<Result<(), SetAsideError>>,
 }

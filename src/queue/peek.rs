@@ -124,6 +124,7 @@ fn take(inner: &Inner, stream: StreamIndex, at: Position, found: &SealedBlock) -
         Ok(records) => {
             let lineage = Arc::clone(&found.header.lineage);
             let bytes = records.iter().map(block::record_bytes).sum();
+            let records = records.into_iter().map(Arc::new).collect();
             keep(&mut inner.lock().streams, stream.0, Decoded { covers_from: at, last, lineage, records, bytes });
             Ok(at)
         }

@@ -65,7 +65,7 @@ pub(super) struct Decoded {
     pub(super) covers_from: Position,
     pub(super) last: Position,
     pub(super) lineage: Arc<Lineage>,
-    pub(super) records: Vec<Record>,
+    pub(super) records: Vec<Arc<Record>>,
     /// Bytes of the records, by [`super::block::record_bytes`].
     pub(super) bytes: usize,
 }

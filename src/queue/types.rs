@@ -92,8 +92,8 @@ pub enum PushError {
 pub struct Batch {
     /// What they have in common.
     pub lineage: Arc<Lineage>,
-    /// The records.
-    pub records: Vec<Record>,
+    /// The records; shared with the queue, which keeps them for the next reads.
+    pub records: Vec<Arc<Record>>,
 }
 
 /// How much to peek.

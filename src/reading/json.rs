@@ -3,7 +3,7 @@
 //! Strings are escaped by `serde_json`; floats always carry a fraction or exponent, so that a consumer's schema never
 //! flips between integer and float.
 
-use std::io::Write as _;
+use jiff::fmt::temporal::DateTimePrinter;
 
 use super::Value;
 
@@ -35,7 +35,7 @@ impl<'a> Object<'a> {
     /// An unsigned integer member.
     pub fn unsigned(&mut self, name: &str, number: u64) {
         self.name(name);
-        let _ = write!(self.out, "{number}");
+        write_number(self.out, number);
     }
 
     /// A member of RFC 3339 UTC text with milliseconds, from microseconds since 1970.
@@ -52,13 +52,10 @@ impl<'a> Object<'a> {
         match value {
             Value::Null => self.out.extend_from_slice(b"null"),
             Value::Bool(flag) => self.out.extend_from_slice(if *flag { b"true" } else { b"false" }),
-            Value::Integer(number) => {
-                let _ = write!(self.out, "{number}");
-            }
-            Value::Unsigned(number) => {
-                let _ = write!(self.out, "{number}");
-            }
-            Value::Float(number) => write_float(self.out, *number),
+            Value::Integer(number) => write_number(self.out, *number),
+            Value::Unsigned(number) => write_number(self.out, *number),
+            // As the shortest text that reads back the same, `71.0` for whole numbers, `null` for NaN.
+            Value::Float(number) => write_number(self.out, *number),
             Value::Text(text) => write_text(self.out, text),
         }
     }
@@ -78,10 +75,11 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
-fn write_float(out: &mut Vec<u8>, number: f64) {
-    // serde_json prints the shortest text that reads back the same, `71.0` for whole numbers, `null` for NaN.
+fn write_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
     let _ = serde_json::to_writer(out, &number);
 }
+
+const TIME: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 
 /// `2026-11-22T12:00:00.123Z`. Times outside the years 0 to 9999 are printed at the nearer end.
 pub fn write_time(out: &mut Vec<u8>, wall_us: i64) {
@@ -89,7 +87,7 @@ pub fn write_time(out: &mut Vec<u8>, wall_us: i64) {
     const YEAR_9999_US: i64 = 253_402_207_200_000_000 - 1;
     let clamped = wall_us.clamp(YEAR_0_US, YEAR_9999_US);
     if let Ok(timestamp) = jiff::Timestamp::from_microsecond(clamped) {
-        let _ = write!(out, "{timestamp:.3}");
+        let _ = TIME.print_timestamp(&timestamp, out);
     }
 }
 

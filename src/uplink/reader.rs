@@ -27,7 +27,7 @@ struct Reading {
     /// The last position handed to the client since the last rewind.
     sent: Option<Position>,
     /// Read and not yet sent.
-    ready: VecDeque<Record>,
+    ready: VecDeque<Arc<Record>>,
     lineage: Option<Arc<Lineage>>,
     /// Its next block cannot be opened; it is looked at again then, boot time in ns.
     blocked_until_ns: Option<u64>,
@@ -226,7 +226,7 @@ impl Reader {
 
     /// The records that go next: those of the same lane that are read, in order.
     pub fn ready_records(&self) -> impl Iterator<Item = &Record> {
-        self.lanes.get(self.current).into_iter().flat_map(|lane| &lane.ready)
+        self.lanes.get(self.current).into_iter().flat_map(|lane| &lane.ready).map(|record| &**record)
     }
 
     /// The client took the record that was ready.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay::agent::Agent;
@@ -131,7 +132,7 @@ pub async fn queued(agent: &Agent) -> Vec<Record> {
         let (mut records, mut after) = (Vec::new(), None);
         while let Some(batch) = queue.peek(StreamIndex(0), after, Limit { records: 500, bytes: 1 << 20 }).unwrap() {
             after = batch.records.last().map(|record| record.position);
-            records.extend(batch.records);
+            records.extend(batch.records.into_iter().map(Arc::unwrap_or_clone));
         }
         records
     };

@@ -35,7 +35,7 @@ fn queue_with_letters(settings: Settings) -> Queue {
 fn last(queue: &Queue) -> forebay::reading::Record {
     let (mut last, mut after) = (None, None);
     while let Some(batch) = queue.peek(TELEMETRY, after, Limit { records: 1_000, bytes: 1 << 20 }).unwrap() {
-        last = batch.records.last().cloned();
+        last = batch.records.last().map(|record| (**record).clone());
         after = last.as_ref().map(|record| record.position);
     }
     last.unwrap()

@@ -237,7 +237,7 @@ fn the_key_is_changed_while_the_queue_is_filled_and_drained_and_nothing_is_lost(
                 let Some(batch) = queue.peek(TELEMETRY, None, Limit { records: 50, bytes: 1 << 16 }).unwrap() else {
                     continue;
                 };
-                delivered.extend(batch.records.iter().map(super::encrypted::number));
+                delivered.extend(batch.records.iter().map(|record| number(record)));
                 queue.ack(TELEMETRY, batch.records.last().unwrap().position);
             }
             delivered
@@ -255,7 +255,7 @@ fn the_key_is_changed_while_the_queue_is_filled_and_drained_and_nothing_is_lost(
     let queue = open(dir.path(), &[2]).unwrap();
     let mut after = None;
     while let Some(batch) = queue.peek(TELEMETRY, after, Limit { records: 500, bytes: 1 << 20 }).unwrap() {
-        delivered.1.extend(batch.records.iter().map(number));
+        delivered.1.extend(batch.records.iter().map(|record| number(record)));
         after = batch.records.last().map(|record| record.position);
     }
     assert_eq!(delivered.1, (0..delivered.0).collect::<Vec<_>>(), "every record once, in order");

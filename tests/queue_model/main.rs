@@ -23,6 +23,8 @@ mod yardstick;
 
 use yardstick::rewriting;
 
+use std::sync::Arc;
+
 use forebay::queue::{Limit, NewRecord, Queue, StreamIndex};
 use forebay::reading::{Field, Position, Record, Stamp, Trust, Value};
 
@@ -57,7 +59,7 @@ pub fn drain(queue: &Queue, stream: StreamIndex) -> Vec<Record> {
     let mut after: Option<Position> = None;
     while let Some(batch) = queue.peek(stream, after, Limit { records: 7, bytes: 4096 }).unwrap() {
         after = batch.records.last().map(|record| record.position);
-        out.extend(batch.records);
+        out.extend(batch.records.into_iter().map(Arc::unwrap_or_clone));
         queue.ack(stream, after.unwrap());
     }
     out

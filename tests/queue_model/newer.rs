@@ -371,7 +371,7 @@ fn one_order_keeps_what_follows_behind_a_newer_block() {
     let queue = start(&disk, &settings, &clock).0;
     let limit = Limit { records: 100, bytes: 1 << 20 };
     let before = queue.peek(ONE, None, limit).unwrap().unwrap().records;
-    assert_eq!(before.iter().map(number).collect::<Vec<_>>(), (0..10).collect::<Vec<u64>>());
+    assert_eq!(before.iter().map(|record| number(record)).collect::<Vec<_>>(), (0..10).collect::<Vec<u64>>());
     queue.ack(ONE, Position::new(1, 9));
     let (first, last) = (Position::new(1, 10), Position::new(1, 19));
     for after in [None, Some(Position::new(1, 9))] {

@@ -1,6 +1,7 @@
 //! A stream's reader as the uplink has it: in one order, or the newest lane first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay::queue::{Limit, Newest, PeekError, Queue, StreamIndex};
@@ -55,13 +56,13 @@ impl Reader {
                 Err(error @ PeekError::NewerVersion { .. }) => waits = Some(error),
                 Err(error) => return Err(error),
                 Ok(Some(batch)) => {
-                    for Record { position, .. } in &batch.records {
+                    for position in batch.records.iter().map(|record| &record.position) {
                         assert!(lane.sent.is_none_or(|sent| sent < *position), "order in a lane");
                         assert!(lane.from <= *position && *position < lane.end, "inside its lane");
                         lane.sent = Some(*position);
                         lane.in_flight.push_back(*position);
                     }
-                    return Ok(batch.records);
+                    return Ok(batch.records.into_iter().map(Arc::unwrap_or_clone).collect());
                 }
                 Ok(None) if lane.end != Position::END && lane.in_flight.is_empty() => {
                     queue.close_lane(self.stream, lane.from, lane.end);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use forebay::metrics::{ByStream, Metrics};
@@ -128,7 +129,7 @@ fn read_all(queue: &Queue, stream: usize) -> anyhow::Result<Vec<Record>> {
     let (mut records, mut after) = (Vec::new(), None);
     while let Some(batch) = queue.peek(StreamIndex(stream), after, Limit { records: 500, bytes: usize::MAX })? {
         after = batch.records.last().map(|record| record.position);
-        records.extend(batch.records);
+        records.extend(batch.records.into_iter().map(Arc::unwrap_or_clone));
     }
     Ok(records)
 }

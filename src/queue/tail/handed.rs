@@ -2,6 +2,7 @@
 //! how many records, so that acknowledgements can be counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::queue::lane::{LaneAt, Lanes};
 use crate::reading::{Position, Record};
@@ -46,7 +47,7 @@ impl Highest {
 
 impl Handed {
     /// Records of one or more lanes were handed out.
-    pub(super) fn note(&mut self, taken: &[Record], lanes: &Lanes) {
+    pub(super) fn note(&mut self, taken: &[Arc<Record>], lanes: &Lanes) {
         let mut rest = taken;
         while let Some(first) = rest.first() {
             let lane = lanes.lane_at(first.position);
@@ -60,7 +61,7 @@ impl Handed {
     }
 
     /// Remembers those that are not in a range yet; what lies between such ranges was read before lanes became one.
-    fn note_ranges(&mut self, taken: &[Record]) {
+    fn note_ranges(&mut self, taken: &[Arc<Record>]) {
         let mut new: Option<(Position, Range)> = None;
         for record in taken {
             let position = record.position;
@@ -145,7 +146,7 @@ mod tests {
         Position::new(1, seq)
     }
 
-    fn records(seqs: std::ops::Range<u64>) -> Vec<Record> {
+    fn records(seqs: std::ops::Range<u64>) -> Vec<Arc<Record>> {
         let record = |seq| Record {
             position: at(seq),
             skipped: 0,
@@ -155,7 +156,7 @@ mod tests {
             device: "d".into(),
             fields: Vec::new(),
         };
-        seqs.map(record).collect()
+        seqs.map(|seq| Arc::new(record(seq))).collect()
     }
 
     #[test]

@@ -92,8 +92,9 @@ mod tests {
 
     fn encoded(record: &Record, tags: &BTreeMap<String, String>) -> String {
         let mut out = Vec::new();
-        let (lineage, queue) = (lineage(), queue_digits(&lineage()));
-        write_wide(&mut out, &Own::new("telemetry", &queue, &lineage, record), tags, &record.fields);
+        let (lineage, mut digits) = (lineage(), Default::default());
+        let queue = queue_digits(&lineage, &mut digits);
+        write_wide(&mut out, &Own::new("telemetry", queue, &lineage, record), tags, &record.fields);
         String::from_utf8(out).unwrap()
     }
 
@@ -134,8 +135,9 @@ mod tests {
     fn a_narrow_message_has_one_field_under_a_name_of_its_type() {
         let tags = [("site".to_owned(), "north".to_owned())].into();
         let record = record(Vec::new());
-        let (lineage, queue) = (lineage(), queue_digits(&lineage()));
-        let own = Own::new("telemetry", &queue, &lineage, &record);
+        let (lineage, mut digits) = (lineage(), Default::default());
+        let queue = queue_digits(&lineage, &mut digits);
+        let own = Own::new("telemetry", queue, &lineage, &record);
         let of = |value| {
             let mut out = Vec::new();
             write_narrow(&mut out, &own, &tags, &Metric::from(&Field::new("x", value)));

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use uuid::fmt::Simple;
+
 use super::columns::Cell;
 use crate::reading::{Field, Lineage, Record, Value};
 
@@ -66,10 +68,8 @@ impl<'a> Own<'a> {
 }
 
 /// How records name their queue: the first 8 hex digits of its uuid.
-pub fn queue_digits(lineage: &Lineage) -> String {
-    let mut digits = lineage.queue.simple().to_string();
-    digits.truncate(8);
-    digits
+pub fn queue_digits<'a>(lineage: &Lineage, digits: &'a mut [u8; Simple::LENGTH]) -> &'a str {
+    &lineage.queue.simple().encode_lower(digits)[..8]
 }
 
 /// One field as a narrow message has it: at most one of the four is there, none for a null.

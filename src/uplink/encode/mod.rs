@@ -142,8 +142,8 @@ impl Encoder {
     /// Its schema is not registered, or cannot be. `out` is empty then.
     pub fn encode(&self, lineage: &Lineage, record: &Record, out: &mut Encoded) -> Result<(), NotEncoded> {
         out.clear();
-        let queue = queue_digits(lineage);
-        let own = Own::new(&self.stream, &queue, lineage, record);
+        let mut digits = Default::default();
+        let own = Own::new(&self.stream, queue_digits(lineage, &mut digits), lineage, record);
         if let (Some(events), written) = (&self.events, self.schema.as_ref().and_then(Schema::id)) {
             events.headers(&own, written, &mut out.headers);
         }
@@ -197,8 +197,9 @@ pub fn encode_json(
     record: &Record,
     tags: &BTreeMap<String, String>,
 ) {
-    let queue = queue_digits(lineage);
-    json::write_wide(out, &Own::new(stream, &queue, lineage, record), tags, &record.fields);
+    let mut digits = Default::default();
+    let own = Own::new(stream, queue_digits(lineage, &mut digits), lineage, record);
+    json::write_wide(out, &own, tags, &record.fields);
 }
 
 #[cfg(test)]

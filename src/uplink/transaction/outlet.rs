@@ -26,7 +26,7 @@ pub(super) struct Outlet {
     pub(super) writer: Writer,
     pub(super) rate: RateLimit,
     /// Read and not yet sent: of one lane, one run, one lineage.
-    pub(super) ready: VecDeque<Record>,
+    pub(super) ready: VecDeque<Arc<Record>>,
     pub(super) ready_bytes: usize,
     /// Nothing that belongs to `ready` follows it.
     pub(super) ready_is_whole: bool,

@@ -45,7 +45,7 @@ impl Exactly<'_> {
         let position = record.position;
         match outlet.writer.encoder.encode(lineage, record, &mut self.encoded) {
             Ok(()) => true,
-            Err(NotEncoded::Unregistered) if outlet.writer.learn(outlet.ready.iter()) => {
+            Err(NotEncoded::Unregistered) if outlet.writer.learn(outlet.ready.iter().map(|record| &**record)) => {
                 self.schemas.need(&outlet.name, &mut outlet.writer, now_ns);
                 false
             }
