@@ -301,7 +301,13 @@ mod tests {
     fn request(text: &str) -> DeadLetterRequest {
         let lineage = Lineage { gateway: "g".into(), queue: uuid::Uuid::from_u128(7), boot_index: 0 };
         let (reply, _) = mpsc::sync_channel(1);
-        DeadLetterRequest { stream: 0, lineage: lineage.into(), record: record(text).into(), error: "too big".into(), reply }
+        DeadLetterRequest {
+            stream: 0,
+            lineage: lineage.into(),
+            record: record(text).into(),
+            error: "too big".into(),
+            reply,
+        }
     }
 
     #[test]

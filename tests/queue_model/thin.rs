@@ -190,7 +190,8 @@ fn what_the_uplink_was_given_is_not_thinned() {
     let again = queue.peek(TELEMETRY, None, ALL).unwrap().unwrap().records;
     // It may be dropped as a whole, yet what is left of it is as it was.
     let first = again[0].position;
-    let expected: Vec<u64> = given.iter().filter(|record| record.position >= first).map(|record| number(record)).collect();
+    let expected: Vec<u64> =
+        given.iter().filter(|record| record.position >= first).map(|record| number(record)).collect();
     assert_eq!(again.iter().map(|record| number(record)).collect::<Vec<_>>()[..expected.len()], expected[..]);
     assert!(!expected.is_empty());
     let got = drain(&queue, TELEMETRY);
