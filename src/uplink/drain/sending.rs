@@ -61,7 +61,7 @@ impl Drain<'_> {
             }
             let outlet = &mut self.outlets[place];
             let room = outlet.lane.room(now_ns, window.records_max, bytes_max);
-            if room == 0 || !self.read_ahead(place, room) || !self.encode_ready(place, now_ns) {
+            if room == 0 || !self.read_ahead(place, room, now_ns) || !self.encode_ready(place, now_ns) {
                 break;
             }
             match self.send_next(client, place, now_ns) {
@@ -110,12 +110,12 @@ impl Drain<'_> {
     }
 
     /// Makes sure that a record is ready. Gives whether there is one.
-    fn read_ahead(&mut self, place: usize, room: usize) -> bool {
+    fn read_ahead(&mut self, place: usize, room: usize, now_ns: u64) -> bool {
         let records_max = if self.health().is_down() { PROBE_RECORDS } else { PEEK_RECORDS };
         let outlet = &mut self.outlets[place];
         let limit = Limit { records: room.min(records_max), bytes: TURN_BYTES };
         let suspect = outlet.lane.suspect();
-        match outlet.reader.read(&self.queue, limit, boot_ns(), suspect, |lane| outlet.lane.has_of(lane)) {
+        match outlet.reader.read(&self.queue, limit, now_ns, suspect, |lane| outlet.lane.has_of(lane)) {
             Ok(ready) => {
                 outlet.peek_failed &= !ready;
                 self.note_blocked(place);

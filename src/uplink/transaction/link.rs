@@ -95,7 +95,9 @@ impl Exactly<'_> {
         }
         let open = self.open.as_ref()?;
         let none = open.reported == before;
-        self.waited = if none { (self.waited * 2).clamp(Duration::from_millis(1), POLL_MAX) } else { Duration::ZERO };
+        // By a quarter: what is waited too long at the end of each transaction is time that nothing is sent.
+        let longer = (self.waited * 5 / 4).clamp(Duration::from_millis(1), POLL_MAX);
+        self.waited = if none { longer } else { Duration::ZERO };
         match &open.failure {
             Some((_, failure)) => {
                 // One that was broken off says nothing of Kafka.
