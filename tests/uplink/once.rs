@@ -90,15 +90,14 @@ fn a_budget_stops_the_backlog_and_keeps_its_reserve() {
 /// A backlog of one stream that goes in three transactions, the last for some seconds, on a link with this round trip.
 /// Gives the uplink once the last is under way.
 fn long_transaction(bench: &mut Bench) -> Uplink {
-    bench.settings.kafka.in_flight_bytes_max = 64 * 1024;
     bench.settings.kafka.compression = KafkaCompression::None;
     bench.broker.round_trip(Duration::from_millis(100)).unwrap();
-    bench.push(0, 14_000);
+    bench.push(0, 10_000);
     bench.queue.flush().unwrap();
     let uplink = bench.start();
     // Before it: the streams' cursors and the two smaller ones.
     let before = bench.settings.streams.len() as u64 + 2;
-    wait_for("the small transactions", || transactions(bench, "committed") == before);
+    wait_for("the small transactions", || transactions(bench, "committed") >= before);
     wait_for("the long one", || bench.metrics.uplink_in_flight_records.get() > 0);
     uplink
 }
@@ -111,10 +110,11 @@ fn a_stream_of_higher_priority_ends_the_filling_of_a_transaction() {
     bench.push(1, 1);
     bench.drained(1);
     let waiting = bench.queue.status().streams[0].records;
-    assert!(waiting > 2_000, "the alarm has waited for all but {waiting} records");
+    assert!(waiting > 1_000, "the alarm has waited for all but {waiting} records");
+    bench.broker.round_trip(Duration::ZERO).unwrap();
     bench.drained(0);
     bench.end(uplink);
-    assert_whole(&bench.account("telemetry"), 14_000);
+    assert_whole(&bench.account("telemetry"), 10_000);
     assert_whole(&bench.account("alarms"), 1);
 }
 
@@ -128,17 +128,18 @@ fn a_store_that_hangs_ends_the_filling_of_a_transaction() {
     std::thread::scope(|scope| {
         scope.spawn(|| bench.queue.flush().unwrap());
         bench.disk.wait_until_stuck();
-        // Longer than an open transaction waits for a block.
-        std::thread::sleep(Duration::from_millis(1_500));
+        // Longer than the records last that are read, and than an open transaction waits for more.
+        std::thread::sleep(Duration::from_millis(2_200));
         bench.disk.with(|platter| platter.stalled = false);
     });
     wait_for("the commit of what was read", || transactions(&bench, "committed") > before);
     let waiting = bench.queue.status().streams[0].records;
-    assert!(waiting > 2_000, "the transaction has waited for all but {waiting} records");
+    assert!(waiting > 1_000, "the transaction has waited for all but {waiting} records");
+    bench.broker.round_trip(Duration::ZERO).unwrap();
     bench.drained(0);
     assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
     bench.end(uplink);
-    assert_whole(&bench.account("telemetry"), 14_001);
+    assert_whole(&bench.account("telemetry"), 10_001);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn dead_letters() {
         assert!(!agent.log_text().contains(SAID), "without the right it is in the topic");
 
         stage.cluster.grant("For a dead-letter topic");
-        // A client that was refused asks Kafka once a second whether it still is: letters until then are in the file too.
+        // The client finds out by asking for the topic again: letters until then are in the file too.
         let until = Instant::now() + UP_MAX;
         while !agent.log_text().contains(SAID) {
             assert!(Instant::now() < until, "with the right no letter is in the topic");
