@@ -87,7 +87,7 @@ fn a_budget_stops_the_backlog_and_keeps_its_reserve() {
     assert_whole(&bench.account("alarms"), 50);
 }
 
-/// A backlog of one stream that goes in three transactions, the last for some seconds, on a link with this round trip.
+/// A backlog of one stream that goes in three transactions, the last for more than a second, on a slow link.
 /// Gives the uplink once the last is under way.
 fn long_transaction(bench: &mut Bench) -> Uplink {
     bench.settings.kafka.compression = KafkaCompression::None;

@@ -31,8 +31,10 @@ fn dead_letters() {
         let agent = stage.scene.agent();
         wait_until_up(&agent, &["fleet", "yard"]);
 
+        let before = in_file(&stage);
         one_letter(&stage, &agent, &mosquitto);
         goes_on(&agent);
+        assert_eq!(in_file(&stage), before + 1, "without the right there is not one more in the file");
         assert!(!agent.log_text().contains(SAID), "without the right it is in the topic");
 
         stage.cluster.grant("For a dead-letter topic");
