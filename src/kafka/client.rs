@@ -16,7 +16,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
-use super::settings::{Refusal, letter_properties, producer_properties};
+use super::settings::{Refusal, careful_bytes_max, letter_properties, producer_properties};
 use super::token::Tokens;
 use super::traffic::Traffic;
 use crate::config::{Delivery, Kafka};
@@ -224,6 +224,7 @@ impl ProducerContext for Context {
 /// An idempotent producer, or a transactional one.
 pub struct Producer {
     pub(super) inner: BaseProducer<Context>,
+    batch_alone_bytes: Option<usize>,
 }
 
 impl Producer {
@@ -234,7 +235,14 @@ impl Producer {
     pub fn new(kafka: &Kafka, streams: usize, refusal: Refusal) -> Result<Self, ClientError> {
         let mut properties = producer_properties(kafka, streams);
         properties.extend(refusal.properties(kafka).into_iter().map(|(name, value)| (name.to_owned(), value)));
-        Self::from_properties(&properties, kafka)
+        let batch_alone_bytes = (refusal == Refusal::Careful).then(|| careful_bytes_max(kafka));
+        Ok(Self { batch_alone_bytes, ..Self::from_properties(&properties, kafka)? })
+    }
+
+    /// Where what is behind a refused batch would overtake it: most bytes that a stream hands over in one go, before all of
+    /// them are reported.
+    pub fn batch_alone_bytes(&self) -> Option<usize> {
+        self.batch_alone_bytes
     }
 
     /// A small client for dead letters, which gives a record up after half a minute.
@@ -250,7 +258,7 @@ impl Producer {
         let inner = client_config(properties)?
             .create_with_context(Context { tokens: Tokens::new(kafka), ..Context::default() })
             .map_err(|error| ClientError::Creation(error.to_string()))?;
-        Ok(Self { inner })
+        Ok(Self { inner, batch_alone_bytes: None })
     }
 
     /// Makes sure that a client can be made of this, without connecting anywhere.

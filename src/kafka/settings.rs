@@ -34,8 +34,8 @@ pub enum Refusal {
     /// It stops. The batches behind are refused by the broker as out of sequence or were not sent, so none of them
     /// overtakes the records that have to be sent again.
     Stops,
-    /// It goes on: for a stream that is sent one batch at a time, while a record is isolated or a hold is probed.
-    /// Streams that flow beside it go on as well, but lose their order if they are refused in this time.
+    /// It goes on: while a record is isolated or a hold is probed. All streams are sent one batch at a time then, as what
+    /// is behind a refused one would overtake it.
     Careful,
 }
 
@@ -57,6 +57,13 @@ impl Refusal {
 pub(crate) fn batch_bytes_max(kafka: &Kafka) -> u64 {
     let written = kafka.properties.get("batch.size").and_then(|text| text.parse().ok());
     written.unwrap_or(BATCH_BYTES_MAX as u64)
+}
+
+/// Most bytes handed to a careful client in one go, where batches may be smaller than usual: none is larger than
+/// `message.max.bytes`.
+pub(super) fn careful_bytes_max(kafka: &Kafka) -> usize {
+    let written = kafka.properties.get("message.max.bytes").and_then(|text| text.parse().ok());
+    CAREFUL_BYTES_MAX.min(written.map_or(usize::MAX, |bytes: usize| bytes / 2))
 }
 
 /// What one stream may have inside the client.

@@ -12,12 +12,17 @@ use crate::reading::Position;
 
 pub use super::backoff::Backoff;
 use super::delivery::{Suspects, Through, Tracker};
+use super::timestamp::Refused;
 use super::window::Window;
 
 /// More poison records than this...
 pub const POISON_MAX: usize = 20;
 /// ...among so many records of a stream are a configuration error: it is held.
 pub const POISON_AMONG: u64 = 1_000;
+
+/// Records that may be sent beyond the first that is not delivered, as so many windows: where one of a topic's
+/// partitions takes nothing and others do, what those have waits for its acknowledgement, and memory for it is small.
+const UNACKNOWLEDGED_WINDOWS: usize = 4;
 
 /// What the drain has to tell after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +65,8 @@ pub struct Lane {
     held: Option<String>,
     /// It waits for what is needed before any record is sent, not for what came of one.
     is_put_off: bool,
-    /// A record whose timestamp was refused once: sent again with another.
-    retimed: Option<Position>,
+    /// A record that is sent with another timestamp than its own, and which of them were refused.
+    retimed: Option<(Position, Refused)>,
     rewound: bool,
     /// Records delivered or set aside so far.
     settled: u64,
@@ -100,9 +105,9 @@ impl Lane {
         self.held.as_deref()
     }
 
-    /// Whether this record's time must be replaced, as the broker refused it.
-    pub fn is_retimed(&self, position: Position) -> bool {
-        self.retimed == Some(position)
+    /// Which timestamps of this record the broker refused.
+    pub fn refused_time(&self, position: Position) -> Refused {
+        self.retimed.filter(|(of, _)| *of == position).map_or(Refused::Nothing, |(_, refused)| refused)
     }
 
     /// How many records it may send now.
@@ -120,7 +125,11 @@ impl Lane {
         match self.window.room(in_flight, in_flight_bytes_max) {
             Some(room) => in_flight_records_max.min(room),
             None if records > 0 && bytes >= in_flight_bytes_max => 0,
-            None => in_flight_records_max.saturating_sub(records),
+            None => {
+                let beyond = in_flight_records_max.saturating_mul(UNACKNOWLEDGED_WINDOWS);
+                let beyond = beyond.saturating_sub(self.tracker.unacknowledged());
+                in_flight_records_max.saturating_sub(records).min(beyond)
+            }
         }
     }
 
@@ -331,13 +340,17 @@ impl Lane {
     fn isolated(&mut self, suspect: Position, failure: Failure, now_ns: u64, chance: f64, events: &mut Vec<Event>) {
         self.window.set(1);
         if failure.timestamp_refused {
-            // A clock that is ahead is no fault of the record: once more, with a time the broker knows.
-            if self.retimed != Some(suspect) {
-                self.retimed = Some(suspect);
-                return;
-            }
-            let reason = format!("record {suspect}: {}, also with the last time that was accepted", failure.text);
-            return self.hold(reason, now_ns, chance, events);
+            // A clock that is ahead, or a long outage, is no fault of the record: again, with another time.
+            let next = match self.refused_time(suspect) {
+                Refused::Nothing => Refused::Own,
+                Refused::Own => Refused::Replacement,
+                Refused::Replacement => {
+                    let reason = format!("record {suspect}: {}, also with the present time", failure.text);
+                    return self.hold(reason, now_ns, chance, events);
+                }
+            };
+            self.retimed = Some((suspect, next));
+            return;
         }
         while self.poison.front().is_some_and(|at| at + POISON_AMONG <= self.settled + 1) {
             self.poison.pop_front();

@@ -77,16 +77,34 @@ fn the_limits_of_records_and_bytes_leave_at_least_one_record() {
 }
 
 #[test]
-fn a_refused_timestamp_is_replaced_once_and_then_held() {
-    let refused = Failure { timestamp_refused: true, ..failure(Class::Poison) };
+fn a_refused_timestamp_is_replaced_twice_and_then_held() {
+    let refusal = Failure { timestamp_refused: true, ..failure(Class::Poison) };
     let mut lane = Lane::new(BACKOFF);
+    for refused in [Refused::Own, Refused::Replacement] {
+        let serial = lane.took(Position::ZERO, position(7), 10, true);
+        assert_eq!(lane.reported(serial, Some(refusal.clone()), 0, 1.0), []);
+        assert_eq!((lane.refused_time(position(7)), lane.refused_time(position(8))), (refused, Refused::Nothing));
+    }
     let serial = lane.took(Position::ZERO, position(7), 10, true);
-    assert_eq!(lane.reported(serial, Some(refused.clone()), 0, 1.0), []);
-    assert!(lane.is_retimed(position(7)));
-    let serial = lane.took(Position::ZERO, position(7), 10, true);
-    let events = lane.reported(serial, Some(refused), 0, 1.0);
-    let reason = "record 1:7: no, also with the last time that was accepted";
+    let events = lane.reported(serial, Some(refusal), 0, 1.0);
+    let reason = "record 1:7: no, also with the present time";
     assert_eq!(events, [Event::Held(reason.into())], "never set aside");
+    assert_eq!(lane.refused_time(position(7)), Refused::Replacement, "it is probed with the present time");
+}
+
+#[test]
+fn what_is_delivered_beyond_one_that_is_not_is_bounded() {
+    let mut lane = Lane::new(BACKOFF);
+    let stuck = lane.took(Position::ZERO, position(0), 1, true);
+    let mut sent = 1;
+    while room(&mut lane, 0) > 0 {
+        let serial = lane.took(Position::ZERO, position(sent), 1, true);
+        assert_eq!(lane.reported(serial, None, 0, 1.0), [], "the first is not delivered");
+        sent += 1;
+    }
+    assert_eq!(sent, 400, "four windows");
+    assert_eq!(lane.reported(stuck, None, 0, 1.0), [acknowledged(399)]);
+    assert_eq!(room(&mut lane, 0), 100);
 }
 
 #[test]

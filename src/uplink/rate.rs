@@ -77,8 +77,11 @@ impl RateLimit {
 /// What is in flight must arrive within this: a fifth of the socket timeout, so that no batch outlives that, and not half
 /// of what an alarm may take that waits behind it.
 const IN_FLIGHT_NS: u64 = 4 * SECOND_NS;
-/// The window of a link of which nothing is known, and the smallest: four seconds of 64 kbit/s before compression.
-const WINDOW_BYTES_MIN: u64 = 32 * 1024;
+/// The window of a link of which nothing is known, and the smallest, of all streams together: four seconds of 64 kbit/s
+/// before compression.
+const WINDOW_BYTES_MIN: usize = 32 * 1024;
+/// The smallest of a stream, however many there are.
+const STREAM_BYTES_MIN: usize = 4 * 1024;
 /// What was delivered is averaged over so long, while something was in flight.
 const MEASURED_NS: u64 = 5 * SECOND_NS;
 /// One sum is kept for each of these.
@@ -123,11 +126,12 @@ impl LinkRate {
         (bytes > 0).then(|| u64::try_from(rate).unwrap_or(u64::MAX))
     }
 
-    /// Most bytes in flight.
-    pub fn window_bytes(&self, bytes_max: usize) -> usize {
+    /// Most bytes in flight of one of `streams` that share the link.
+    pub fn window_bytes(&self, bytes_max: usize, streams: usize) -> usize {
         let rate = self.bytes_per_second().unwrap_or(0);
         let fits = u128::from(rate) * u128::from(IN_FLIGHT_NS) / u128::from(SECOND_NS);
-        usize::try_from(fits.max(u128::from(WINDOW_BYTES_MIN))).unwrap_or(usize::MAX).min(bytes_max)
+        let least = (WINDOW_BYTES_MIN / streams.max(1)).max(STREAM_BYTES_MIN);
+        usize::try_from(fits).unwrap_or(usize::MAX).max(least).min(bytes_max)
     }
 }
 
@@ -182,7 +186,8 @@ mod tests {
     #[test]
     fn the_window_follows_the_link_up_and_down() {
         let mut link = LinkRate::default();
-        assert_eq!(link.window_bytes(1 << 20), 32 * 1024, "nothing is known");
+        assert_eq!(link.window_bytes(1 << 20, 1), 32 * 1024, "nothing is known");
+        assert_eq!([4, 8, 50].map(|streams| link.window_bytes(1 << 20, streams)), [8 * 1024, 4 * 1024, 4 * 1024]);
         let mut now_ns = 0;
         // 80 kbit/s, a report each second.
         for _ in 0..20 {
@@ -190,23 +195,23 @@ mod tests {
             now_ns += SECOND_NS;
             link.look(10_000, true, now_ns);
         }
-        assert_eq!(link.window_bytes(1 << 20), 40_000, "four seconds");
+        assert_eq!(link.window_bytes(1 << 20, 1), 40_000, "four seconds");
         // An hour without anything in flight changes nothing.
         link.look(0, false, now_ns);
         now_ns += 3_600 * SECOND_NS;
         link.look(0, true, now_ns);
-        assert_eq!(link.window_bytes(1 << 20), 40_000);
+        assert_eq!(link.window_bytes(1 << 20, 1), 40_000);
         for _ in 0..400 {
             now_ns += 20_000_000;
             link.look(100_000, true, now_ns);
         }
-        assert_eq!(link.window_bytes(1 << 20), 1 << 20, "a fast one is limited by what is configured");
+        assert_eq!(link.window_bytes(1 << 20, 1), 1 << 20, "a fast one is limited by what is configured");
         // In flight and nothing arrives.
         for _ in 0..60 {
             now_ns += SECOND_NS / 10;
             link.look(0, true, now_ns);
         }
-        assert_eq!(link.window_bytes(1 << 20), 32 * 1024);
+        assert_eq!(link.window_bytes(1 << 20, 1), 32 * 1024);
         assert!(link.slots.len() <= 64, "{} slots", link.slots.len());
     }
 

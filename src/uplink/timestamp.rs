@@ -1,8 +1,10 @@
-//! The Kafka timestamp of a record: the time of measurement, unless it cannot be true.
+//! The Kafka timestamp of a record: the time of measurement, unless Kafka cannot have it.
 //!
 //! A gateway without a clock chip boots in the past; such a timestamp would let a topic's time retention delete the
 //! record at once. A clock that is ahead makes the broker refuse it (`message.timestamp.after.max.ms`). In both cases
-//! the record goes out with the last time Kafka accepted; the value still carries the estimate, marked by `clock`.
+//! the record goes out with the last time Kafka accepted. A record that waited longer than the topic allows
+//! (`message.timestamp.before.max.ms`) goes out with the present time. The value still carries the time of
+//! measurement, marked by `clock`.
 
 use crate::reading::{Stamp, Trust};
 
@@ -11,30 +13,60 @@ pub const BUILD_FLOOR_MS: i64 = 1_795_305_600_000;
 
 /// How long a refused timestamp says that later ones would be refused as well; the broker's limit moves with its clock.
 const REFUSED_FOR_NS: u64 = 60_000_000_000;
+/// What is so much younger than a record that was too old is taken to be too old as well: to find out costs a refusal
+/// each time.
+const TOO_OLD_STEP_MS: i64 = 3_600_000;
+
+/// Which timestamps of a record Kafka has refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refused {
+    /// None so far.
+    #[default]
+    Nothing,
+    /// Its own.
+    Own,
+    /// Its own, and the one it had instead.
+    Replacement,
+}
 
 /// What is known of a stream's timestamps.
 #[derive(Debug, Default)]
 pub struct Timestamps {
     accepted_ms: Option<i64>,
-    /// The lowest that was refused lately, and when that was, boot time in ns.
-    refused: Option<(i64, u64)>,
+    /// The lowest that was refused lately as it is ahead, and when that was, boot time in ns.
+    ahead: Option<(i64, u64)>,
+    /// What is older than this is too old.
+    too_old_before_ms: Option<i64>,
 }
 
 impl Timestamps {
-    /// The timestamp in milliseconds since 1970 UTC for a record measured at `stamp`. `refused`: the broker refused
-    /// the record's own time.
-    pub fn of(&mut self, stamp: Stamp, refused: bool, now_ns: u64) -> i64 {
+    /// The timestamp in milliseconds since 1970 UTC for a record measured at `stamp`, of which Kafka has refused
+    /// `refused` so far; `wall_us` is the present time.
+    pub fn of(&mut self, stamp: Stamp, refused: Refused, now_ns: u64, wall_us: impl Fn() -> i64) -> i64 {
         let own_ms = stamp.wall_us.div_euclid(1_000);
         let known_ms = self.accepted_ms.unwrap_or(BUILD_FLOOR_MS);
-        if refused {
-            self.refused = Some((own_ms, now_ns));
-            return known_ms;
+        // A clock that is behind knows no better present than what Kafka has.
+        let present_ms = || wall_us().div_euclid(1_000).max(known_ms);
+        match refused {
+            Refused::Own if own_ms > known_ms => {
+                self.ahead = Some((own_ms, now_ns));
+                known_ms
+            }
+            // Kafka took a later one before, or refuses what it took: it is not ahead.
+            Refused::Own | Refused::Replacement => {
+                self.ahead = None;
+                self.too_old_before_ms = self.too_old_before_ms.max(Some(own_ms.saturating_add(TOO_OLD_STEP_MS)));
+                present_ms()
+            }
+            Refused::Nothing if self.too_old_before_ms.is_some_and(|limit_ms| own_ms < limit_ms) => present_ms(),
+            Refused::Nothing => {
+                let ahead = self.ahead.is_some_and(|(limit_ms, at_ns)| {
+                    own_ms >= limit_ms && now_ns.saturating_sub(at_ns) < REFUSED_FOR_NS
+                });
+                let behind = stamp.trust == Trust::Unknown && own_ms < known_ms;
+                if ahead || behind { known_ms } else { own_ms }
+            }
         }
-        let ahead = self
-            .refused
-            .is_some_and(|(limit_ms, at_ns)| own_ms >= limit_ms && now_ns.saturating_sub(at_ns) < REFUSED_FOR_NS);
-        let behind = stamp.trust == Trust::Unknown && own_ms < known_ms;
-        if ahead || behind { known_ms } else { own_ms }
     }
 
     /// Kafka accepted a record with this timestamp.
@@ -47,8 +79,22 @@ impl Timestamps {
 mod tests {
     use super::*;
 
+    /// The present of these tests.
+    const PRESENT_MS: i64 = BUILD_FLOOR_MS + 40 * DAY_MS;
+    const DAY_MS: i64 = 86_400_000;
+
     fn stamp(wall_ms: i64, trust: Trust) -> Stamp {
         Stamp { boot_ns: 0, wall_us: wall_ms * 1_000, trust }
+    }
+
+    /// What is given for a record that is sent for the first time.
+    fn first(timestamps: &mut Timestamps, stamp: Stamp, now_ns: u64) -> i64 {
+        timestamps.of(stamp, Refused::Nothing, now_ns, || PRESENT_MS * 1_000)
+    }
+
+    /// What is given for one of which Kafka has refused this.
+    fn again(timestamps: &mut Timestamps, stamp: Stamp, refused: Refused) -> i64 {
+        timestamps.of(stamp, refused, 0, || PRESENT_MS * 1_000)
     }
 
     #[test]
@@ -61,24 +107,54 @@ mod tests {
     #[test]
     fn an_unknown_clock_is_not_believed_when_it_is_behind_what_kafka_has() {
         let mut timestamps = Timestamps::default();
-        assert_eq!(timestamps.of(stamp(1_000, Trust::Unknown), false, 0), BUILD_FLOOR_MS);
+        assert_eq!(first(&mut timestamps, stamp(1_000, Trust::Unknown), 0), BUILD_FLOOR_MS);
         let last = BUILD_FLOOR_MS + 100;
         timestamps.accepted(last);
-        assert_eq!(timestamps.of(stamp(1_000, Trust::Unknown), false, 0), last);
-        assert_eq!(timestamps.of(stamp(last - 1, Trust::Unknown), false, 0), last);
-        assert_eq!(timestamps.of(stamp(last + 1, Trust::Unknown), false, 0), last + 1);
-        assert_eq!(timestamps.of(stamp(1_000, Trust::Gnss), false, 0), 1_000, "a trusted time is believed");
+        for (wall_ms, trust, expected_ms) in [
+            (1_000, Trust::Unknown, last),
+            (last - 1, Trust::Unknown, last),
+            (last + 1, Trust::Unknown, last + 1),
+            // A trusted time is believed.
+            (1_000, Trust::Gnss, 1_000),
+        ] {
+            assert_eq!(first(&mut timestamps, stamp(wall_ms, trust), 0), expected_ms);
+        }
     }
 
     #[test]
-    fn what_was_refused_is_replaced_and_so_are_later_times_for_a_minute() {
+    fn what_is_ahead_is_replaced_and_so_are_later_times_for_a_minute() {
         let mut timestamps = Timestamps::default();
         let (known, ahead) = (BUILD_FLOOR_MS + 5, BUILD_FLOOR_MS + 1_000_000);
         timestamps.accepted(known);
-        assert_eq!(timestamps.of(stamp(ahead, Trust::Rtc), false, 0), ahead, "not refused yet");
-        assert_eq!(timestamps.of(stamp(ahead, Trust::Rtc), true, 0), known);
-        assert_eq!(timestamps.of(stamp(ahead + 1, Trust::Rtc), false, 1), known);
-        assert_eq!(timestamps.of(stamp(ahead - 1, Trust::Rtc), false, 1), ahead - 1);
-        assert_eq!(timestamps.of(stamp(ahead + 1, Trust::Rtc), false, REFUSED_FOR_NS), ahead + 1, "tried again");
+        assert_eq!(first(&mut timestamps, stamp(ahead, Trust::Rtc), 0), ahead, "not refused yet");
+        assert_eq!(again(&mut timestamps, stamp(ahead, Trust::Rtc), Refused::Own), known);
+        assert_eq!(first(&mut timestamps, stamp(ahead + 1, Trust::Rtc), 1), known);
+        assert_eq!(first(&mut timestamps, stamp(ahead - 1, Trust::Rtc), 1), ahead - 1);
+        assert_eq!(first(&mut timestamps, stamp(ahead + 1, Trust::Rtc), REFUSED_FOR_NS), ahead + 1, "tried again");
+    }
+
+    #[test]
+    fn what_is_too_old_gets_the_present_time_and_what_is_hardly_younger_too() {
+        let mut timestamps = Timestamps::default();
+        // Ten days of outage, and the topic takes seven: the last that was accepted is too old as well.
+        let (accepted, own) = (PRESENT_MS - 10 * DAY_MS, PRESENT_MS - 9 * DAY_MS);
+        timestamps.accepted(accepted);
+        assert_eq!(first(&mut timestamps, stamp(own, Trust::Ntp), 0), own);
+        assert_eq!(again(&mut timestamps, stamp(own, Trust::Ntp), Refused::Own), accepted, "it may be ahead");
+        assert_eq!(again(&mut timestamps, stamp(own, Trust::Ntp), Refused::Replacement), PRESENT_MS);
+        timestamps.accepted(PRESENT_MS);
+        assert_eq!(first(&mut timestamps, stamp(own + 1_000, Trust::Ntp), 1), PRESENT_MS);
+        let later = own + TOO_OLD_STEP_MS;
+        assert_eq!(first(&mut timestamps, stamp(later, Trust::Ntp), 1), later, "it may be young enough");
+        assert_eq!(again(&mut timestamps, stamp(later, Trust::Ntp), Refused::Own), PRESENT_MS, "Kafka has later ones");
+        assert_eq!(first(&mut timestamps, stamp(PRESENT_MS, Trust::Ntp), 1), PRESENT_MS);
+    }
+
+    #[test]
+    fn a_clock_in_the_past_offers_no_present_before_what_kafka_has() {
+        let mut timestamps = Timestamps::default();
+        timestamps.accepted(PRESENT_MS);
+        let given = timestamps.of(stamp(1_000, Trust::Unknown), Refused::Own, 0, || 2_000);
+        assert_eq!(given, PRESENT_MS);
     }
 }

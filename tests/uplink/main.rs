@@ -350,6 +350,44 @@ fn a_refused_timestamp_is_sent_again_with_one_that_was_accepted() {
 }
 
 #[test]
+fn a_timestamp_that_is_refused_twice_gives_way_to_the_present_time() {
+    let bench = Bench::new(&["telemetry"]);
+    let uplink = bench.start();
+    bench.push_at(0, NOW_MS - 5_000);
+    bench.drained(0);
+    bench.broker.fail_produce(&[INVALID_TIMESTAMP; 2]);
+    let before_ms = forebay::clock::wall_us() / 1_000;
+    bench.push_at(0, NOW_MS);
+    bench.drained(0);
+    bench.push_at(0, NOW_MS + 1);
+    bench.drained(0);
+    bench.end(uplink);
+    assert_eq!((poison(&bench), dead_letters(&bench).len()), (0, 0));
+    let timestamps: Vec<i64> = bench.read("telemetry").iter().map(|received| received.timestamp_ms.unwrap()).collect();
+    assert_eq!((timestamps.len(), timestamps[0]), (3, NOW_MS - 5_000));
+    assert!(timestamps[1..].iter().all(|given_ms| *given_ms >= before_ms), "{timestamps:?} from {before_ms} on");
+}
+
+#[test]
+fn beside_a_held_stream_what_is_behind_a_refused_batch_does_not_overtake_it() {
+    let mut bench = Bench::new(&["telemetry", "alarms"]);
+    bench.settings.kafka.in_flight_bytes_max = 1 << 20;
+    // Several batches are ready at once.
+    bench.settings.kafka.properties.insert("message.max.bytes".into(), "20000".into());
+    for _ in 0..25 {
+        bench.push_text(0, "x".repeat(22_000));
+    }
+    let uplink = bench.start();
+    wait_for("the hold", || !uplink.status().held.is_empty());
+    bench.broker.fail_produce(&[INVALID_RECORD]);
+    bench.push(1, 400);
+    bench.drained(1);
+    assert!(!uplink.status().held.is_empty(), "the other one still waits");
+    bench.end(uplink);
+    assert_whole(&bench.account("alarms"), 400);
+}
+
+#[test]
 fn too_many_refused_records_are_held_and_none_is_lost() {
     let mut bench = Bench::new(&["telemetry"]);
     bench.settings.kafka.properties.insert("message.max.bytes".into(), "4000".into());

@@ -2,7 +2,7 @@
 //! takes nothing keeps nobody waiting but the stream whose record it is; or into the dead-letter file.
 
 use super::{Drain, as_ns};
-use crate::clock::boot_ns;
+use crate::clock::{boot_ns, wall_us};
 use crate::kafka::{Class, Failure, Notice, Outgoing, Producer, Report, SendError, Traffic};
 use crate::metrics::{ByKind, ByStreamAndReason};
 use crate::queue::{Limit, StreamIndex};
@@ -137,7 +137,8 @@ impl Drain<'_> {
         let (Some(client), Some(topic)) = (&self.letters.client, &self.settings.kafka.output.dead_letter_topic) else {
             return;
         };
-        let timestamp_ms = outlet.timestamps.of(record.stamp, outlet.lane.is_retimed(record.position), boot_ns());
+        let refused = outlet.lane.refused_time(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns(), wall_us);
         let own = letter::headers(lineage, &outlet.name, &outlet.topic, record, &letter.failure);
         let (first_token, skipped) = (self.letters.next_token, record.skipped);
         let mut posted = Posted { first_token, count: 0, reported: 0, failure: None, skipped };

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::Drain;
-use crate::clock::boot_ns;
+use crate::clock::{boot_ns, wall_us};
 use crate::kafka::{Outgoing, Producer, SendError, stream_window};
 use crate::metrics::ByKind;
 use crate::queue::{Limit, PeekError};
@@ -48,12 +48,14 @@ impl Drain<'_> {
 
     fn send_turn(&mut self, client: &Producer, place: usize) -> (usize, bool) {
         let (mut sent, mut bytes) = (0, 0);
-        if !self.begin_turn(place) {
+        let batch_alone_bytes = client.batch_alone_bytes();
+        let waits = batch_alone_bytes.is_some() && self.outlets[place].lane.in_flight().0 > 0;
+        if waits || !self.begin_turn(place) {
             return (0, false);
         }
         let window = stream_window(&self.settings.kafka, self.outlets.len());
-        let bytes_max = self.outlets[place].link.window_bytes(window.bytes_max);
-        let turn_bytes = self.turn_bytes(place, TURN_BYTES);
+        let bytes_max = self.outlets[place].link.window_bytes(window.bytes_max, self.outlets.len());
+        let turn_bytes = self.turn_bytes(place, batch_alone_bytes.unwrap_or(TURN_BYTES));
         while bytes < turn_bytes {
             let now_ns = boot_ns();
             if self.rate_closed_until_ns(&self.outlets[place], now_ns).is_some() {
@@ -153,8 +155,8 @@ impl Drain<'_> {
     fn send_next(&mut self, client: &Producer, place: usize, now_ns: u64) -> Result<usize, SendError> {
         let outlet = &mut self.outlets[place];
         let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
-        let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns);
+        let refused = outlet.lane.refused_time(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns, wall_us);
         let count = outlet.front.encoded.count();
         let bytes = outlet.front.encoded.bytes() + count * record.device.len();
         while outlet.front.handed_over < count {

@@ -8,7 +8,7 @@ use super::limits::Allowance;
 use super::outlet::{Open, Outlet, TARGET};
 use super::session::Event as Turn;
 use super::thread::Exactly;
-use crate::clock::boot_ns;
+use crate::clock::{boot_ns, wall_us};
 use crate::kafka::{Failure, Outgoing, Producer, SendError};
 use crate::metrics::ByKind;
 use crate::queue::block;
@@ -146,8 +146,8 @@ impl Exactly<'_> {
             // The client would take a part of its messages only.
             return Err(SendError::Full);
         }
-        let refused = outlet.lane.is_retimed(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns);
+        let refused = outlet.lane.refused_time(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns, wall_us);
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
         for index in 0..count {
             let mut headers = self.encoded.headers(index);

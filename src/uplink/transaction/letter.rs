@@ -5,7 +5,7 @@ use super::filling::DOUBTFUL;
 use super::outlet::Open;
 use super::session::Event as Turn;
 use super::thread::{Exactly, TOPIC_MAX};
-use crate::clock::boot_ns;
+use crate::clock::{boot_ns, wall_us};
 use crate::kafka::{Failure, Outgoing, Producer, SendError};
 use crate::metrics::{ByKind, ByStreamAndReason};
 use crate::queue::{Batch, Limit};
@@ -108,7 +108,8 @@ impl Exactly<'_> {
         open: &mut Open,
     ) -> Result<(), Failure> {
         let outlet = &mut self.outlets[place];
-        let timestamp_ms = outlet.timestamps.of(record.stamp, outlet.lane.is_retimed(record.position), boot_ns());
+        let refused = outlet.lane.refused_time(record.position);
+        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns(), wall_us);
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
         open.doubtful = u64::from(doubtful);
         let own = letter::headers(&batch.lineage, &outlet.name, &outlet.topic, record, &letter.failure);

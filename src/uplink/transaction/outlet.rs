@@ -197,8 +197,9 @@ pub(super) struct Size {
     bytes: usize,
 }
 
-/// Bytes of the first transaction of a client.
-const FIRST_BYTES: usize = 128 * 1024;
+/// Bytes of the first transaction of a client: four seconds of 64 kbit/s, should they not compress, as an alarm may wait
+/// behind it.
+const FIRST_BYTES: usize = 32 * 1024;
 /// Most bytes of a transaction: on a fast link, so much that the commit's round trips hardly count.
 const BYTES_MAX: usize = 32 << 20;
 /// Least bytes of a transaction.
