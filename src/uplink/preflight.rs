@@ -231,9 +231,10 @@ fn of_settings(kafka: &Kafka, streams: &[&Stream], settings: &TopicSettings) -> 
     if let (Some(before_ms), Some(age)) = (settings.timestamp_before_max_ms, age)
         && as_ms(age) > before_ms
     {
-        let text = "Kafka refuses records that are older: they would be set aside";
+        let text = "records that are older get the time of sending as Kafka's timestamp; the value keeps the time of \
+                    measurement";
         let needed = format!("at least {} (retention.age)", as_ms(age));
-        findings.push(Finding::new(Problem, "message.timestamp.before.max.ms", text).values(before_ms, needed));
+        findings.push(Finding::new(Warning, "message.timestamp.before.max.ms", text).values(before_ms, needed));
     }
     if settings.timestamp_type.as_deref() == Some("LogAppendTime") {
         let text = "Kafka's timestamp is the time of arrival; the time of measurement is in the record alone";

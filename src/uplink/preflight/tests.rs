@@ -83,7 +83,11 @@ fn retention_is_compared_with_the_streams_age() {
     assert_eq!(found(Some(8 * DAY), |_| {}), ["Problem retention.ms"]);
     assert_eq!(with_settings(None, |settings| settings.retention_ms = Some(3_600_000)), ["Warning retention.ms"]);
     let before = |settings: &mut TopicSettings| settings.timestamp_before_max_ms = Some(3_600_000);
-    assert_eq!(with_settings(Some(DAY), before), ["Problem message.timestamp.before.max.ms"]);
+    assert_eq!(with_settings(Some(DAY), before), ["Warning message.timestamp.before.max.ms"], "nothing is lost");
+    let mut seen = good();
+    before(seen.topics[0].settings.as_mut().unwrap());
+    let line = judge(&kafka(), &[stream(Some(DAY))], &seen)[0].to_string();
+    assert!(line.contains("get the time of sending") && !line.contains("set aside"), "{line}");
     assert_eq!(with_settings(None, before), [""; 0]);
 }
 
