@@ -1,12 +1,13 @@
 //! Looks at a cluster as a gateway would meet it: whether it lets us in, whether the topics are there and take records,
 //! and the settings that decide what becomes of them. Writes nothing.
 
+mod topic_settings;
+
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::OAuthToken;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -17,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::client::{ClientError, client_config};
 use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
-use crate::config::{Kafka, Sasl};
+use crate::config::Kafka;
 
 /// Longest wait for the first answer: TCP, TLS and SASL on a 2G link take longer than 10 s.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
@@ -131,7 +132,7 @@ pub fn inspect(kafka: &Kafka, topics: &[String], later_ms: i64) -> Result<Inspec
     }
     let brokers = brokers(&client, topics.first().map_or("", String::as_str));
     let partitions: Vec<_> = topics.iter().map(|topic| partitions(&client, topic)).collect();
-    let settings = settings(kafka, &properties, topics)?;
+    let settings = topic_settings::ask(kafka, &properties, topics, client.context())?;
     let listed = topics.iter().zip(&partitions).filter(|(_, found)| found.is_ok()).map(|(topic, _)| topic.as_str());
     let writes = ask_to_write(kafka, &properties, &listed.collect::<Vec<_>>())?;
     while client.poll(Duration::ZERO).is_some() {}
@@ -218,52 +219,6 @@ fn partitions(client: &BaseConsumer<Quiet>, topic: &str) -> Result<PartitionFact
         replicas_min: least(|partition| partition.replicas().len()).unwrap_or(0),
         in_sync_min: least(|partition| partition.isr().len()).unwrap_or(0),
     })
-}
-
-/// The settings of each topic, in their order.
-fn settings(
-    kafka: &Kafka,
-    properties: &[(String, String)],
-    topics: &[String],
-) -> Result<Vec<Result<TopicSettings, String>>, ClientError> {
-    let unknown = |why: &str| Ok(topics.iter().map(|_| Err(why.to_owned())).collect());
-    if matches!(kafka.sasl, Some(Sasl::Token { .. })) {
-        return unknown("the client cannot ask for them when it logs in by OAUTHBEARER");
-    }
-    let client: AdminClient<Quiet> = client_config(properties)?
-        .create_with_context(Quiet::new(kafka))
-        .map_err(|error| ClientError::Creation(error.to_string()))?;
-    let runtime = match tokio::runtime::Builder::new_current_thread().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return unknown(&error.to_string()),
-    };
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_MAX));
-    let of = |topic: &String| {
-        let asked = runtime.block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options));
-        match asked.map(|mut answers| answers.pop()) {
-            // The library hands on a refusal as a topic without settings.
-            Ok(Some(Ok(found))) if found.entries.is_empty() => Err("no right to DescribeConfigs".to_owned()),
-            Ok(Some(Ok(found))) => Ok(topic_settings(&found)),
-            Ok(Some(Err(code))) => Err(code.to_string()),
-            Ok(None) => Err("no answer".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    };
-    Ok(topics.iter().map(of).collect())
-}
-
-fn topic_settings(found: &ConfigResource) -> TopicSettings {
-    let text = |name: &str| found.get(name).and_then(|entry| entry.value.clone());
-    let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
-    TopicSettings {
-        message_bytes_max: number("max.message.bytes").and_then(|bytes| u64::try_from(bytes).ok()),
-        retention_ms: number("retention.ms"),
-        in_sync_needed: number("min.insync.replicas").and_then(|count| usize::try_from(count).ok()),
-        cleanup_policy: text("cleanup.policy"),
-        timestamp_type: text("message.timestamp.type"),
-        timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
-        timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
-    }
 }
 
 /// Answers to records that no broker takes.

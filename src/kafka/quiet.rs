@@ -5,12 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::admin::AdminClient;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::token::Tokens;
+use super::token::{self, Tokens};
 use crate::config::Kafka;
 
 /// Longest single wait for a client's first question, while it fetches a token.
@@ -47,6 +48,13 @@ impl Quiet {
             // Nothing is assigned yet, so what comes back is at most an error, which the callback has noted.
             let _ = client.poll(LOGIN_POLL);
         }
+    }
+
+    /// Logs in a client that serves no events, and so is never asked for a token, with one of this context, whose own
+    /// client is logged in.
+    pub(super) fn log_in_admin(&self, client: &AdminClient<Self>) -> Result<(), String> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        token::hand_over(client.inner(), &tokens.next()?)
     }
 }
 

@@ -5,6 +5,7 @@
 //! link, while the token in hand still serves.
 
 mod command;
+mod hand_over;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -18,6 +19,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rdkafka::client::OAuthToken;
 
 use crate::config::{Kafka, Sasl, TokenOrigin};
+
+pub(super) use hand_over::hand_over;
 
 /// Longest token; identity providers' are 1 to 4 KiB.
 pub(super) const TOKEN_BYTES_MAX: usize = 16 * 1024;
