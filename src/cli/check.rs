@@ -20,11 +20,13 @@ Exit codes:
   1   --online found a problem, or could not look at all
   78  the configuration is wrong
 
---online connects as the agent does, beside an agent that may be running, and writes nothing: it asks each topic to take
-a record in a way that Kafka must refuse, once it has judged the right to write. It needs up to a minute where no broker
-answers. What it needs the right for is in docs/kafka-acls.md. Kafka does not tell its time, so this machine's clock is
-judged by the kernel's word, by the dates of certificates, the brokers' among them, and by whether the topics have records
-that lie ahead of it.";
+--online connects as the agent does, beside an agent that may be running, and writes no record: it asks each topic to take
+one in a way that Kafka must refuse, once it has judged the right to write. With exactly-once delivery it takes over a
+transactional id that no agent uses, GATEWAY.forebay-check (ID.forebay-check with a transactional-id of your own), and asks
+each stream's group to take an offset for a partition that is not there. It needs up to a minute where no broker answers.
+What it needs the right for is in docs/kafka-acls.md. Kafka does not tell its time, so this machine's clock is judged by
+the kernel's word, by the dates of certificates, the brokers' among them, and by whether the topics have records that lie
+ahead of it.";
 
 /// Arguments of `forebay check`.
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
 //! Looks at a cluster as a gateway would meet it: whether it lets us in, whether the topics are there and take records,
-//! and the settings that decide what becomes of them. Writes nothing.
+//! and the settings that decide what becomes of them. Writes no record and no offset.
 
 mod topic_settings;
+mod transactions;
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -19,6 +20,8 @@ use super::client::{ClientError, client_config};
 use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
+
+pub use transactions::{CursorFacts, CursorQuestion, IdAnswer, ReadAnswer, TransactionFacts, TransactionQuestions};
 
 /// Longest wait for the first answer: TCP, TLS and SASL on a 2G link take longer than 10 s.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub struct Inspection {
     pub brokers: Vec<String>,
     /// The topics asked for, in their order; empty where there is no connection.
     pub topics: Vec<TopicFacts>,
+    /// What exactly-once delivery needs; `None` where it was not asked for or there is no connection.
+    pub transactions: Option<TransactionFacts>,
 }
 
 /// What is known of a topic.
@@ -115,11 +120,16 @@ pub enum WriteAnswer {
 }
 
 /// Looks at the cluster and these topics, and whether they have records of a time after `later_ms` (milliseconds since
-/// 1970 UTC). Takes up to a minute where nobody answers.
+/// 1970 UTC), and at what `transactions` asks for. Takes up to a minute where nobody answers.
 ///
 /// # Errors
 /// A property is not possible, or a certificate or key cannot be loaded.
-pub fn inspect(kafka: &Kafka, topics: &[String], later_ms: i64) -> Result<Inspection, ClientError> {
+pub fn inspect(
+    kafka: &Kafka,
+    topics: &[String],
+    later_ms: i64,
+    transactions: Option<&TransactionQuestions>,
+) -> Result<Inspection, ClientError> {
     let mut properties = connection_properties(kafka);
     properties.extend(connection_overrides(kafka));
     let reading = with(&properties, &[("group.id", "forebay-check"), ("enable.auto.commit", "false")]);
@@ -128,13 +138,15 @@ pub fn inspect(kafka: &Kafka, topics: &[String], later_ms: i64) -> Result<Inspec
         .map_err(|error| ClientError::Creation(error.to_string()))?;
     let connection = connect(&client, topics.first().map_or("", String::as_str));
     if connection.is_err() {
-        return Ok(Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new() });
+        let (trouble, brokers, topics) = (Vec::new(), Vec::new(), Vec::new());
+        return Ok(Inspection { connection, trouble, brokers, topics, transactions: None });
     }
     let brokers = brokers(&client, topics.first().map_or("", String::as_str));
     let partitions: Vec<_> = topics.iter().map(|topic| partitions(&client, topic)).collect();
     let settings = topic_settings::ask(kafka, &properties, topics, client.context())?;
     let listed = topics.iter().zip(&partitions).filter(|(_, found)| found.is_ok()).map(|(topic, _)| topic.as_str());
     let writes = ask_to_write(kafka, &properties, &listed.collect::<Vec<_>>())?;
+    let transactions = transactions.map(|asked| transactions::ask(kafka, &properties, asked)).transpose()?;
     while client.poll(Duration::ZERO).is_some() {}
     // Of the group whose name the client insists on nothing is needed.
     let met = client.context().errors().into_iter().filter(|(code, _)| *code != Code::GroupAuthorizationFailed);
@@ -148,7 +160,7 @@ pub fn inspect(kafka: &Kafka, topics: &[String], later_ms: i64) -> Result<Inspec
         };
         TopicFacts { topic: topic.clone(), partitions, settings, write, has_later }
     });
-    Ok(Inspection { connection, trouble, brokers, topics: facts.collect() })
+    Ok(Inspection { connection, trouble, brokers, topics: facts.collect(), transactions })
 }
 
 fn with(properties: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, String)> {

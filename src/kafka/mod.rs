@@ -22,7 +22,10 @@ pub use certificates::{Certificate, read_certificates};
 pub use client::{ClientError, Notice, Outgoing, Producer, Report, SendError};
 pub use consumer::{Consumer, ConsumerError, Next, Received, Span, Start};
 pub use error::{Class, Failure};
-pub use inspect::{Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, inspect};
+pub use inspect::{
+    CursorFacts, CursorQuestion, IdAnswer, Inspection, PartitionFacts, ReadAnswer, TopicFacts, TopicSettings,
+    TransactionFacts, TransactionQuestions, Unlisted, WriteAnswer, inspect,
+};
 pub use probe::can_take_records;
 pub(crate) use settings::{CAREFUL_BYTES_MAX, Window, batch_bytes_max, stream_window};
 pub use settings::{Refusal, producer_properties};

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod dead_letters;
+mod transactions;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::kafka::{Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlist
 
 pub use super::timestamp::BUILD_FLOOR_MS;
 pub use certificates::{clock_before, clock_unknown, judge_broker, judge_certificate, unreadable};
+pub use transactions::questions as transaction_questions;
 
 /// Records of a time so far after now say that a clock is wrong.
 pub const LATER: Duration = Duration::from_secs(300);
@@ -90,7 +92,8 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// All findings on the cluster, topic by topic; a topic of no stream is the dead-letter topic.
+/// All findings on the cluster, topic by topic, then what exactly-once delivery needs; a topic of no stream is the
+/// dead-letter topic.
 pub fn judge(kafka: &Kafka, streams: &[Stream], seen: &Inspection) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(failures) = &seen.connection {
@@ -111,6 +114,8 @@ pub fn judge(kafka: &Kafka, streams: &[Stream], seen: &Inspection) -> Vec<Findin
         }
         findings.extend(of_topic);
     }
+    let facts = seen.transactions.iter();
+    findings.extend(facts.flat_map(|facts| transactions::judge(kafka, streams, facts)));
     findings
 }
 

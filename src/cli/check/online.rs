@@ -4,11 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::cli::EXIT_FAILURE;
 use crate::clock::{Clock, boot_ns, wall_us};
-use crate::config::{Config, Kafka, Stream, Tls};
+use crate::config::{Config, Kafka, Tls};
 use crate::kafka::{Certificate, inspect, look_at_brokers, read_certificates};
+use crate::queue::inspect::Inspection;
+use crate::queue::state::State;
 use crate::reading::Trust;
 use crate::uplink::preflight::{self, BUILD_FLOOR_MS, Finding, Severity};
 
@@ -17,7 +20,7 @@ pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let Some(kafka) = &config.kafka else {
         anyhow::bail!("--online: the configuration has no [kafka] section, so there is nothing to connect to");
     };
-    let findings = look(kafka, &config.streams)?;
+    let findings = look(config, kafka)?;
     if as_json {
         println!("{:#}", json!({ "findings": findings }));
     } else {
@@ -30,7 +33,8 @@ pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
-fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
+fn look(config: &Config, kafka: &Kafka) -> anyhow::Result<Vec<Finding>> {
+    let streams = &config.streams;
     let (mut findings, now_s) = (Vec::new(), wall_us() / 1_000_000);
     if Clock::new().stamp(boot_ns(), None).trust == Trust::Unknown {
         findings.push(preflight::clock_unknown());
@@ -41,10 +45,20 @@ fn look(kafka: &Kafka, streams: &[Stream]) -> anyhow::Result<Vec<Finding>> {
     topics.extend(kafka.output.dead_letter_topic.clone());
     topics.sort();
     topics.dedup();
-    let seen = inspect(kafka, &topics, now_s.saturating_mul(1_000).saturating_add(later_ms()))?;
+    let transactions =
+        preflight::transaction_questions(kafka, &config.gateway.id, streams, queue_of(&config.gateway.state_dir));
+    let later_ms = now_s.saturating_mul(1_000).saturating_add(later_ms());
+    let seen = inspect(kafka, &topics, later_ms, transactions.as_ref())?;
     findings.extend(kafka.tls.iter().flat_map(|tls| of_brokers(kafka, tls, &seen.brokers, now_s)));
     findings.extend(preflight::judge(kafka, streams, &seen));
     Ok(findings)
+}
+
+/// The identity of the queue, which is part of the names that exactly-once delivery has on Kafka; `None` where there is no
+/// queue yet, or this user may not read it.
+fn queue_of(state_dir: &Path) -> Option<Uuid> {
+    let inspection = Inspection::open(state_dir).ok()?;
+    inspection.state().map(State::queue)
 }
 
 fn later_ms() -> i64 {

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{Durability, KafkaCompression, Retention};
 use crate::kafka::{BrokerCertificate, Certificate, Judgement, Shown};
 
-fn kafka() -> Kafka {
+pub(super) fn kafka() -> Kafka {
     Kafka {
         brokers: vec!["a:9092".into()],
         client_id: "truck-17".into(),
@@ -22,7 +22,7 @@ fn kafka() -> Kafka {
     }
 }
 
-fn stream(age: Option<Duration>) -> Stream {
+pub(super) fn stream(age: Option<Duration>) -> Stream {
     Stream {
         name: "telemetry".into(),
         topic: "measurements".into(),
@@ -51,7 +51,7 @@ fn good() -> Inspection {
         write: WriteAnswer::Allowed,
         has_later: Ok(false),
     };
-    Inspection { connection: Ok(()), trouble: Vec::new(), brokers: Vec::new(), topics: vec![facts] }
+    Inspection { connection: Ok(()), trouble: Vec::new(), brokers: Vec::new(), topics: vec![facts], transactions: None }
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -181,7 +181,8 @@ fn a_dead_letter_topic_is_judged_by_what_would_go_into_the_file() {
 #[test]
 fn no_connection_is_a_problem_with_every_reason() {
     let connection = Err(vec!["refused".to_owned(), "wrong password".to_owned()]);
-    let seen = Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new() };
+    let seen =
+        Inspection { connection, trouble: Vec::new(), brokers: Vec::new(), topics: Vec::new(), transactions: None };
     let lines: Vec<String> = judge(&kafka(), &[stream(None)], &seen).iter().map(Finding::to_string).collect();
     assert_eq!(lines, ["problem: connection: refused", "problem: connection: wrong password"]);
 }

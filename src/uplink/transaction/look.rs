@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::cursor::{Cursor, Found, Resumed, resume};
+use super::names::group_id;
 use super::session::{Event as Turn, Sight};
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -126,7 +127,7 @@ impl Exactly<'_> {
     }
 
     fn group_id(&self, place: usize) -> String {
-        format!("{}.{}", self.id, self.outlets[place].name)
+        group_id(&self.id, &self.outlets[place].name)
     }
 
     /// Asks for the cursors of these outlets, all at once and in slices of time, until `wait` is over.

@@ -1,9 +1,9 @@
 //! Exactly-once delivery: records and the stream's cursor go to Kafka in one transaction.
 //!
 //! One transaction has records of one stream, one lane and one run, ascending. `session` says what the client does next,
-//! `cursor` what Kafka keeps and what a start makes of it (both pure); `thread` does it: `look` reads the
-//! cursors, `batch` reads records, `filling` puts them into transactions, `schema` has what they need registered before, `letter` sets
-//! records aside, `link` serves the client, `outcome` tells the queue.
+//! `cursor` what Kafka keeps and what a start makes of it, `names` what it is kept under (all pure); `thread` does it:
+//! `look` reads the cursors, `batch` reads records, `filling` puts them into transactions, `schema` has what they need
+//! registered before, `letter` sets records aside, `link` serves the client, `outcome` tells the queue.
 //!
 //! # Why nothing is delivered twice
 //!
@@ -25,6 +25,7 @@ mod letter;
 mod limits;
 mod link;
 mod look;
+mod names;
 mod outcome;
 mod outlet;
 mod reading;
@@ -37,4 +38,5 @@ mod bench;
 #[cfg(test)]
 mod model_tests;
 
+pub(super) use names::{group_id, transactional_id};
 pub(super) use thread::run;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::names::transactional_id;
 use super::outlet::{Open, Outlet, Size};
 use super::session::{Event as Turn, Loss, Patience, Session, Step};
 use crate::clock::boot_ns;
@@ -88,7 +89,7 @@ pub(in crate::uplink) fn run(
         fenced_ns: as_ns(pace.fenced_wait),
         transaction_ns: as_ns(how.timeout),
     };
-    let id = transactional_id(&how, &settings.gateway.id, &queue);
+    let id = transactional_id(&how, &settings.gateway.id, queue.id());
     let schemas = Schemas::start(&settings, &stop);
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let window = stream_window(&settings.kafka, outlets.len());
@@ -129,13 +130,6 @@ pub(in crate::uplink) fn run(
     thread.health().stopped();
     thread.metrics.uplink_up.set(0);
     thread.queue.set_uplink_up(false);
-}
-
-/// The configured one, or one that no other queue has: a new identity must not take over what an old one left open, and
-/// two gateways of one id do not fence each other.
-fn transactional_id(how: &Transactions, gateway: &str, queue: &Queue) -> String {
-    let queue = queue.id().simple().to_string();
-    how.id.clone().unwrap_or_else(|| format!("{gateway}.{}", queue.get(..8).unwrap_or(&queue)))
 }
 
 impl Exactly<'_> {

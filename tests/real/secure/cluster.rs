@@ -93,6 +93,8 @@ fn settings(dir: &Path, [by_certificate, by_login]: [u16; 2]) -> Vec<String> {
             "listener.name.login.oauthbearer.sasl.server.callback.handler.class=\
              {PACKAGE}.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
         ),
+        // Below what a gateway may be configured with.
+        "transaction.max.timeout.ms=60000".into(),
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".into(),
         format!("super.users={SUPER}"),
     ]

@@ -1,5 +1,8 @@
 //! `forebay check --online` against topics and rights on which everything is wrong that it knows of.
 
+mod exactly_once;
+
+use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -29,12 +32,17 @@ name = "ahead"
 /// All streams go to one topic on which nothing is wrong.
 const GOOD_STREAM: &str = "[[stream]]\nname = \"telemetry\"\ntopic = \"alarms\"\n";
 
-/// Runs the command; gives its exit code and its findings as `severity topic about`.
+/// What is found for these streams and the login set last.
 fn check(stage: &Stage, streams: &str) -> (Option<i32>, Vec<String>) {
     let file = stage.scene.dir().join("check.toml");
     let uplink = stage.scene.uplink.as_deref().unwrap_or_default();
     std::fs::write(&file, format!("[gateway]\nid = \"gateway-1\"\n{streams}\n[kafka]\n{uplink}\n")).unwrap();
-    let done = forebay().args(["check", "--online", "--json", "--config"]).arg(&file).output().unwrap();
+    check_file(&file)
+}
+
+/// Runs the command; gives its exit code and its findings as `severity topic about`.
+fn check_file(file: &Path) -> (Option<i32>, Vec<String>) {
+    let done = forebay().args(["check", "--online", "--json", "--config"]).arg(file).output().unwrap();
     let printed: Value = serde_json::from_slice(&done.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&done.stderr)));
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();

@@ -9,11 +9,11 @@ use crate::process::wait_for;
 
 /// A missing right is asked for once a minute at the latest.
 const NOTICED_MAX: Duration = Duration::from_secs(100);
-const EXACTLY_ONCE: &str = "delivery = \"exactly-once\"\ntransaction-timeout = \"10s\"";
-const GATEWAY: [&str; 2] = ["--allow-principal", "User:gateway-1"];
+pub const EXACTLY_ONCE: &str = "delivery = \"exactly-once\"\ntransaction-timeout = \"10s\"";
+pub const GATEWAY: [&str; 2] = ["--allow-principal", "User:gateway-1"];
 
 /// Streams that are held, and why.
-fn held(agent: &Agent) -> Vec<(String, String)> {
+pub fn held(agent: &Agent) -> Vec<(String, String)> {
     let status = agent.status();
     let text = |found: &serde_json::Value| found.as_str().unwrap().to_owned();
     let held = status["uplink"]["held"].as_array().unwrap();
