@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::engine::STORE_CALL_MAX;
 use super::seal::Policy;
 
 /// The outage window holds once the uplink has been down so long.
@@ -21,6 +22,8 @@ const COMPRESSION_MAX: u64 = 32;
 pub(super) struct Outage {
     /// Since when the uplink is down, ns; `None`: it is up.
     down_since_ns: Option<u64>,
+    /// When the last outage that brought the longer window ended, ns.
+    long_until_ns: Option<u64>,
     /// Bytes of the last group in memory and on disk.
     last_group: (u64, u64),
 }
@@ -28,7 +31,7 @@ pub(super) struct Outage {
 impl Outage {
     /// A queue starts without an uplink.
     pub(super) fn from_start(now_ns: u64) -> Self {
-        Self { down_since_ns: Some(now_ns), last_group: (1, 1) }
+        Self { down_since_ns: Some(now_ns), long_until_ns: None, last_group: (1, 1) }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -37,6 +40,9 @@ impl Outage {
 
     /// The uplink delivers, or does not; saying the same again changes nothing.
     pub(super) fn set_up(&mut self, up: bool, now_ns: u64) {
+        if up && self.has_lasted(now_ns) {
+            self.long_until_ns = Some(now_ns);
+        }
         match (up, self.down_since_ns) {
             (true, _) => self.down_since_ns = None,
             (false, None) => self.down_since_ns = Some(now_ns),
@@ -55,6 +61,13 @@ impl Outage {
         self.down_since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= DOWN_MIN.as_nanos() as u64)
     }
 
+    /// Whether records that waited for the longer window may still be on their way to disk: it holds, or it ended not
+    /// longer ago than a working store takes at most.
+    fn may_hold_old_records(&self, now_ns: u64) -> bool {
+        let ended = |until: u64| now_ns.saturating_sub(until) < STORE_CALL_MAX.as_nanos() as u64;
+        self.has_lasted(now_ns) || self.long_until_ns.is_some_and(ended)
+    }
+
     /// Bytes in memory that make about [`GROUP_BYTES`] on disk, as the last group did.
     fn group_tail_bytes(&self) -> usize {
         let (tail_bytes, disk_bytes) = self.last_group;
@@ -71,6 +84,12 @@ impl Policy {
         }
         let tail_bytes = self.tail_bytes.min(outage.group_tail_bytes());
         Self { seal_after: self.seal_after_outage, tail_bytes, ..*self }
+    }
+
+    /// The durability window that records now in memory were promised.
+    pub(super) fn window(&self, outage: &Outage, now_ns: u64) -> Duration {
+        let longer = outage.may_hold_old_records(now_ns);
+        2 * if longer { self.seal_after.max(self.seal_after_outage) } else { self.seal_after }
     }
 }
 
@@ -100,10 +119,25 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_for_the_longer_window_is_not_late_when_the_outage_ends() {
+        let policy = policy(30);
+        let mut outage = Outage::from_start(0);
+        let window_s = |outage: &Outage, second: u64| policy.window(outage, second * SECOND_NS).as_secs();
+        assert_eq!((window_s(&outage, 59), window_s(&outage, 60)), (1, 30));
+        outage.set_up(true, 100 * SECOND_NS);
+        outage.set_up(true, 105 * SECOND_NS);
+        assert_eq!((window_s(&outage, 129), window_s(&outage, 130)), (30, 1));
+        outage.set_up(false, 200 * SECOND_NS);
+        outage.set_up(true, 201 * SECOND_NS);
+        assert_eq!(window_s(&outage, 202), 1, "an outage of a second brought no longer window");
+    }
+
+    #[test]
     fn without_a_longer_window_an_outage_changes_nothing() {
         let policy = policy(1);
         let now = policy.now(&Outage::from_start(0), 3_600 * SECOND_NS);
         assert_eq!((now.seal_after, now.tail_bytes), (policy.seal_after, policy.tail_bytes));
+        assert_eq!(policy.window(&Outage::from_start(0), 3_600 * SECOND_NS), Duration::from_secs(1));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn status(inner: &Inner) -> QueueStatus {
         streams: shared.streams.iter().map(|stream| of_stream(stream, now_ns)).collect(),
         disk_bytes: shared.disk_bytes,
         quota_bytes: shared.quota_bytes,
+        window: inner.policy.window(&shared.outage, now_ns),
         undurable_age_max: Duration::from_nanos(shared.undurable_age_max_ns),
         undurable_age: Duration::from_nanos(oldest_ns.map_or(0, |pushed_ns| now_ns.saturating_sub(pushed_ns))),
     };
@@ -62,7 +63,7 @@ fn show(metrics: &Metrics, status: &QueueStatus) {
 }
 
 impl super::Queue {
-    /// The durability window records are promised.
+    /// The durability window of every day; in an outage [`QueueStatus::window`] may be longer.
     pub fn window(&self) -> std::time::Duration {
         self.inner().settings.queue.window
     }

@@ -142,6 +142,8 @@ pub struct QueueStatus {
     pub disk_bytes: u64,
     /// Quota.
     pub quota_bytes: u64,
+    /// The durability window that holds for what is in memory: that of every day, or that of an outage.
+    pub window: Duration,
     /// Largest age a record reached in memory before it was durable or acknowledged.
     pub undurable_age_max: Duration,
     /// Present age of the oldest record that is neither.

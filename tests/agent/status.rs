@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::ground::{Ground, PATIENCE, readings, start, until, until_up};
+use super::ground::{Ground, PATIENCE, Wire, readings, start, until, until_up};
 
 /// Connections at once, as the listener promises.
 const CONNECTIONS_MAX: usize = 16;
@@ -98,6 +98,48 @@ async fn what_is_not_there_is_404_and_what_is_not_asked_is_405() {
     assert_eq!((code, body(&answer)), (200, ""));
     assert_eq!(agent.metrics().reloads.get_or_create(&ByKind { kind: "applied" }).get(), 0);
     agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_whose_readings_do_not_become_durable_is_unready_until_they_do() {
+    let ground = Ground::new();
+    let mut wire = Wire::new();
+    // Without [kafka]: nothing but the store can make them durable.
+    let agent = start(&ground.local(&wire.csv("lines", ""))).await;
+    let address = agent.status_address().unwrap();
+    until_up(&agent, &["lines"]).await;
+    until("the queue is open", || agent.queue().status().recovered).await;
+    assert_eq!(ask(address, "GET /readyz").await.0, 200);
+
+    // A plain file where the store makes its first epoch.
+    let (queue, aside) = (ground.state.path().join("queue"), ground.state.path().join("aside"));
+    std::fs::rename(&queue, &aside).unwrap();
+    std::fs::write(&queue, "").unwrap();
+    wire.write(b"\n1\n").await;
+    let (code, answer) = until_answered(address, "GET /readyz", 503).await;
+    assert!(body(&answer).starts_with("records have waited ") && answer.contains("limit is 2.0 s"), "{code} {answer}");
+    assert_eq!(ask(address, "GET /healthz").await.0, 200, "a restart would not help");
+    assert_eq!(readings(&agent, "lines"), 1);
+
+    std::fs::remove_file(&queue).unwrap();
+    std::fs::rename(&aside, &queue).unwrap();
+    until_answered(address, "GET /readyz", 200).await;
+    assert!(agent.queue().status().streams[0].durable.is_some());
+    agent.stop().await.unwrap();
+}
+
+/// Asks until the answer has this code.
+async fn until_answered(address: SocketAddr, request: &str, wanted: u16) -> (u16, String) {
+    let asking = async {
+        loop {
+            let (code, answer) = ask(address, request).await;
+            if code == wanted {
+                return (code, answer);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{request}: never {wanted}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

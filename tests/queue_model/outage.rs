@@ -57,6 +57,10 @@ impl World {
         }
     }
 
+    fn window_s(&self) -> u64 {
+        self.queue.status().window.as_secs()
+    }
+
     fn blocks(&self) -> usize {
         self.disk.with(|platter| platter.appended_blocks)
     }
@@ -82,6 +86,7 @@ fn after_a_minute_without_uplink_the_longer_window_holds_until_it_returns() {
     world.pass(29_000);
     world.let_store_work();
     assert_eq!(world.blocks(), 3, "nothing is due in the longer window");
+    assert_eq!((world.queue.status().undurable_age, world.window_s()), (Duration::from_secs(29), 60));
     world.pass(1_000);
     world.wait_until_durable(second);
     let third = world.push(10);
@@ -89,7 +94,10 @@ fn after_a_minute_without_uplink_the_longer_window_holds_until_it_returns() {
     world.let_store_work();
     assert_eq!(world.blocks(), 4);
     world.queue.set_uplink_up(true);
+    assert_eq!(world.window_s(), 60, "what waited for it may be in memory still");
     world.wait_until_durable(third);
+    world.pass(30_000);
+    assert_eq!(world.window_s(), 1);
 }
 
 #[test]
