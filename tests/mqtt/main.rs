@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use forebay::config::{Broker, Mqtt};
@@ -12,6 +12,8 @@ use forebay::metrics::{ByKind, Metrics};
 use forebay::mqtt::{self, Publisher};
 use forebay::reading::{Field, Name, Reading, Stamp, Trust, Value};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -78,27 +80,81 @@ impl Subscriber {
     }
 }
 
+/// What clients have sent through a proxy, connection by connection.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Wire {
+    /// The QoS of every reading that was published, in the fixed headers of its packets (MQTT 3.1.1, 3.3.1).
+    fn publish_qos(&self) -> Vec<u8> {
+        self.0.lock().unwrap().iter().flat_map(|sent| publish_qos(sent)).collect()
+    }
+}
+
+fn publish_qos(mut sent: &[u8]) -> Vec<u8> {
+    let mut found = Vec::new();
+    while let Some((head, rest)) = sent.split_first() {
+        // The remaining length: seven bits a byte, the lowest first (2.2.3).
+        let Some(last) = rest.iter().position(|byte| byte & 0x80 == 0) else { break };
+        let length = rest[..=last].iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
+        // A connection may be cut within a packet.
+        let Some((body, next)) = rest[last + 1..].split_at_checked(length) else { break };
+        let topic = |body: &[u8]| body[2..2 + usize::from(u16::from_be_bytes([body[0], body[1]]))].to_vec();
+        if head >> 4 == 3 && topic(body) == b"forebay/gw/boiler" {
+            found.push(head >> 1 & 3);
+        }
+        sent = next;
+    }
+    found
+}
+
 /// Passes TCP on to the port in `target`; port 0 refuses; each change cuts all connections.
 async fn proxy(target: watch::Receiver<u16>) -> u16 {
+    listening_proxy(target).await.0
+}
+
+/// The same, and what goes through it to the broker.
+async fn listening_proxy(target: watch::Receiver<u16>) -> (u16, Wire) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let wire = Wire::default();
+    let heard = wire.clone();
     tokio::spawn(async move {
-        while let Ok((mut inbound, _)) = listener.accept().await {
-            let mut target = target.clone();
+        while let Ok((inbound, _)) = listener.accept().await {
+            let (mut target, heard) = (target.clone(), heard.clone());
             tokio::spawn(async move {
                 let to = *target.borrow_and_update();
                 if to == 0 {
                     return;
                 }
-                let mut outbound = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let outbound = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let ((mut from_client, mut to_client), (mut from_broker, mut to_broker)) =
+                    (inbound.into_split(), outbound.into_split());
                 tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound) => {}
+                    () = pass_on(&mut from_client, &mut to_broker, &heard) => {}
+                    _ = tokio::io::copy(&mut from_broker, &mut to_client) => {}
                     _ = target.changed() => {}
                 }
             });
         }
     });
-    port
+    (port, wire)
+}
+
+/// Passes on what a client sends, and keeps it.
+async fn pass_on(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, heard: &Wire) {
+    let index = {
+        let mut connections = heard.0.lock().unwrap();
+        connections.push(Vec::new());
+        connections.len() - 1
+    };
+    let mut buffer = [0; 4096];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+        heard.0.lock().unwrap()[index].extend(&buffer[..bytes]);
+        if to.write_all(&buffer[..bytes]).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
@@ -111,22 +167,34 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-fn start(port: u16, records: usize) -> (Publisher, tokio::task::JoinHandle<()>, Arc<Metrics>, CancellationToken) {
+type Started = (Publisher, tokio::task::JoinHandle<()>, Arc<Metrics>, CancellationToken);
+
+fn start(port: u16, records: usize) -> Started {
+    start_as(Mqtt { outbox_records: records, ..config(port) })
+}
+
+fn start_as(config: Mqtt) -> Started {
     let (metrics, _) = Metrics::new();
     let stop = CancellationToken::new();
-    let config = Mqtt { outbox_records: records, ..config(port) };
     let (publisher, task) = mqtt::spawn(&config, &Name::from("gw"), metrics.clone(), stop.clone());
     (publisher, task, metrics, stop)
 }
 
 #[tokio::test]
 async fn all_readings_arrive_although_the_broker_is_lost_and_a_new_one_knows_nothing() {
+    for qos in [1, 2] {
+        through_the_loss_of_a_broker(qos).await;
+    }
+}
+
+async fn through_the_loss_of_a_broker(qos: u8) {
     let first = broker::start(0).unwrap();
     let second = broker::start(0).unwrap();
     let mut on_first = Subscriber::new(first, "test-first", "forebay/gw/boiler").await;
     let mut on_second = Subscriber::new(second, "test-second", "forebay/gw/boiler").await;
     let (target, follow) = watch::channel(first);
-    let (publisher, task, metrics, stop) = start(proxy(follow).await, 1_000);
+    let (port, wire) = listening_proxy(follow).await;
+    let (publisher, task, metrics, stop) = start_as(Mqtt { qos, ..config(port) });
 
     (0..50).for_each(|n| publish(&publisher, n));
     on_first.numbers(0..50).await;
@@ -141,7 +209,24 @@ async fn all_readings_arrive_although_the_broker_is_lost_and_a_new_one_knows_not
     until("all acknowledged", || metrics.mqtt_published.get() == 250).await;
     assert_eq!(metrics.mqtt_outbox_records.get(), 0);
     assert_eq!(metrics.mqtt_reconnects.get(), 1);
+    assert_eq!(wire.publish_qos(), vec![qos; 250], "each once, as none was on its way at the cut");
 
+    stop.cancel();
+    timeout(Duration::from_secs(3), task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn with_qos_0_all_readings_arrive_while_the_broker_is_there_and_none_is_waited_for() {
+    let port = broker::start(0).unwrap();
+    let mut subscriber = Subscriber::new(port, "test-qos-0", "forebay/gw/boiler").await;
+    let (_target, follow) = watch::channel(port);
+    let (through, wire) = listening_proxy(follow).await;
+    let (publisher, task, metrics, stop) = start_as(Mqtt { qos: 0, ..config(through) });
+    (0..250).for_each(|n| publish(&publisher, n));
+    subscriber.numbers(0..250).await;
+    until("all counted as sent", || metrics.mqtt_published.get() == 250).await;
+    assert_eq!(metrics.mqtt_outbox_records.get(), 0);
+    assert_eq!(wire.publish_qos(), [0; 250]);
     stop.cancel();
     timeout(Duration::from_secs(3), task).await.unwrap().unwrap();
 }
