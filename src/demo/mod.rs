@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::Agent;
 use account::Verdict;
@@ -35,6 +36,10 @@ pub struct Options {
     /// Go on after the account until interrupted.
     pub keep_running: bool,
 }
+
+/// Longest run, seconds: in one of about 540 the fullest partition would pass the 3 MiB below which the account is sure
+/// that the mock cluster kept everything.
+pub const RUN_SECONDS_MAX: u64 = 480;
 
 /// Longest wait for the queue to run empty once the uplink is back and the devices are silent.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -105,11 +110,14 @@ async fn start_agent(scene: &Scene) -> anyhow::Result<Agent> {
 /// The same parts again, on the same queue, until the user has seen enough.
 async fn keep_running(scene: &Scene) -> anyhow::Result<()> {
     println!("\nGoing on until interrupted (Ctrl-C).");
+    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let agent = start_agent(scene).await?;
     let mut progress = Progress::new();
     tokio::select! {
         () = progress.watch("going on", &agent, scene, FOREVER) => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C")?,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
     agent.stop().await.context("stopping the agent")
 }

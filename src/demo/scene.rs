@@ -26,7 +26,8 @@ const PLANT: &str = "plant";
 /// Longest wait for the agent to decode what the devices wrote last.
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How often the receiver and the particulate sensor speak, and the plant is asked.
-const DEVICE_EVERY: Duration = Duration::from_millis(100);
+pub(super) const READINGS_PER_SECOND: u64 = 10;
+const DEVICE_EVERY: Duration = Duration::from_millis(1_000 / READINGS_PER_SECOND);
 
 /// Everything around the agent.
 pub(super) struct Scene {
