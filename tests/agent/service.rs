@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,7 +21,10 @@ struct Service {
 
 impl Service {
     fn start(config: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_forebay")), config)
+    }
+
+    fn start_by(mut command: Command, config: &Path) -> Self {
         command.arg("run").arg("--config").arg(config).stderr(Stdio::piped()).env("NO_COLOR", "1");
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -95,6 +99,40 @@ fn a_bad_file_at_reload_is_refused_a_good_one_is_taken_and_sigterm_ends_it_clean
     assert!(line.contains("0 sources stopped, 1 started"), "{line}");
     assert!(metrics(&address).contains("forebay_reloads_total{kind=\"applied\"} 1"));
     assert_eq!(service.end().code(), Some(0));
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_that_it_lives_and_when_it_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("forebay.toml");
+    std::fs::write(&path, local(&directory.path().join("state"), "")).unwrap();
+    let notify = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&notify).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 256];
+        let bytes = systemd.recv(&mut message).expect("systemd is told something in time");
+        String::from_utf8_lossy(&message[..bytes]).trim_end().to_owned()
+    };
+    // As systemd sets them: the watchdog is the agent's own by its process id, which the shell hands on.
+    let mut command = Command::new("sh");
+    command.args(["-c", "export WATCHDOG_PID=$$; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_forebay")]);
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "400000");
+    let service = Service::start_by(command, &path);
+
+    assert_eq!(told(), "READY=1");
+    let began = Instant::now();
+    assert_eq!([told(), told(), told()], ["WATCHDOG=1"; 3]);
+    // Half of WATCHDOG_USEC apart; the agent's own pace would be 5 s.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(service.end().code(), Some(0));
+    systemd.set_nonblocking(true).unwrap();
+    let mut last = String::new();
+    let mut message = [0; 256];
+    while let Ok(bytes) = systemd.recv(&mut message) {
+        last = String::from_utf8_lossy(&message[..bytes]).trim_end().to_owned();
+    }
+    assert_eq!(last, "STOPPING=1", "and then it says nothing more");
 }
 
 /// The error a `forebay run` that cannot start ends with.
