@@ -45,6 +45,25 @@ fn the_whole_example_passes_and_says_what_it_says() {
     assert_eq!(config.status.expect("status is on").listen.port(), 9273);
 }
 
+/// The blocks of TOML in a page of Markdown.
+fn toml_blocks(page: &str) -> Vec<String> {
+    let after = page.split("```toml\n").skip(1);
+    after.map(|rest| rest.split("```").next().unwrap_or(rest).to_owned()).collect()
+}
+
+#[test]
+fn the_readmes_example_passes_and_says_what_the_readme_says_of_it() {
+    let blocks = toml_blocks(include_str!("../../README.md"));
+    let [block] = &blocks[..] else { panic!("one example, found {}", blocks.len()) };
+    let loaded = parse(block).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.config;
+    assert_eq!(&*config.gateway.id, "truck-17", "the record that is shown below it bears this name");
+    let names: Vec<_> = config.sources.iter().map(|source| &*source.name).collect();
+    assert_eq!(names, ["position", "meter"]);
+    assert!(config.mqtt.is_some() && config.kafka.is_some());
+}
+
 #[test]
 fn streams_are_written_as_kafka_says_unless_they_say_otherwise() {
     let text = r#"
