@@ -102,10 +102,50 @@ pub fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
+
+    /// The page of all commands.
+    const PAGE: &str = include_str!("../../docs/command-line.md");
 
     #[test]
     fn the_command_line_is_well_formed() {
         super::Arguments::command().debug_assert();
+    }
+
+    /// The long options of a command and of all below it.
+    fn options(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned);
+        let below = command.get_subcommands().flat_map(options);
+        own.chain(below).filter(|option| !matches!(option.as_str(), "help" | "version")).collect()
+    }
+
+    /// Every `--option` that a text names.
+    fn named(text: &str) -> BTreeSet<String> {
+        let rests = text.split("--").skip(1);
+        let words = rests.map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or(""));
+        words.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_page_of_the_command_line_names_every_command_and_option_and_no_other() {
+        let mut arguments = super::Arguments::command();
+        arguments.build();
+        for command in arguments.get_subcommands().filter(|command| command.get_name() != "help") {
+            let title = format!("\n## `forebay {}`\n", command.get_name());
+            let (_, rest) = PAGE.split_once(&title).unwrap_or_else(|| panic!("no section{title}"));
+            let section = rest.split("\n## ").next().unwrap_or(rest);
+            assert_eq!(named(section), options(command), "{title}");
+            for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+                assert!(section.contains(below.get_name()), "{title}{}", below.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn options_are_found_in_a_text() {
+        let found = named("| `-c`, `--config FILE` | --- and `--from-time TIME`, --|");
+        assert_eq!(found, ["config", "from-time"].map(str::to_owned).into());
     }
 }
