@@ -9,8 +9,8 @@ use crate::reading::RESERVED_FIELDS;
 const INTRODUCTION: &str = "\
 # Configuration
 
-One TOML file, `/etc/forebay/forebay.toml` in the packages, given as `--config FILE`. This page is made from the table
-of keys that the agent itself reads by.
+One TOML file, given as `--config FILE`; where none is given it is `/etc/forebay/forebay.toml`. An example to begin with
+is `systemd/forebay.toml`. This page is made from the table of keys that the agent itself reads by.
 
 - Durations and sizes are text with a unit: `\"500ms\"`, `\"2min\"`, `\"64 MiB\"`, `\"100 kB\"`. `MiB` is 1024², `MB` is 1000².
 - Unknown keys are errors. Keys that are known but not yet supported are errors too: nothing is ignored.

@@ -1,4 +1,4 @@
-//! The local MQTT broker: publishing every reading, and the session that sources subscribe through.
+//! The local MQTT broker: publishing readings, and the session that sources subscribe through.
 
 mod outbox;
 mod payloads;

@@ -3,7 +3,8 @@
 use crate::reading::json::Object;
 use crate::reading::{Position, Reading, Stamp};
 
-/// A reading as the same flat JSON object that Kafka gets; `run` and `seq` where it has a place in the queue.
+/// A reading as a flat JSON object like the one that Kafka gets: without the gateway's tags, `queue`, `skipped` and
+/// `thinned`; `run` and `seq` where it has a place in the queue.
 pub(crate) fn reading(gateway: &str, reading: &Reading, stamp: Stamp, position: Option<Position>) -> Vec<u8> {
     let mut out = Vec::with_capacity(160 + reading.fields.len() * 24);
     let mut object = Object::begin(&mut out);

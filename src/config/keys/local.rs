@@ -13,7 +13,7 @@ pub(in crate::config) static ROOT: Section = Section {
         key("queue", Kind::Table("`[queue]`"), Words("all defaults"), "The store-and-forward queue."),
         key("stream", Kind::Table("`[[stream]]`, at most 16"), Words("`telemetry`"), "Ordered sequences of readings."),
         key("kafka", Kind::Table("`[kafka]`"), Words("readings stay in the queue"), "The uplink."),
-        key("clock", Kind::Table("`[clock]`"), Words("all defaults"), "What to do about an unset clock."),
+        key("clock", Kind::Table("`[clock]`, empty"), Words("nothing"), "Has no key yet that is supported."),
         key("status", Kind::Table("`[status]`"), Words("all defaults"), "Metrics, health and the status page."),
     ],
 };
@@ -62,7 +62,7 @@ pub(in crate::config) static GATEWAY: Section = Section {
 
 pub(in crate::config) static MQTT: Section = Section {
     title: "[mqtt]",
-    about: "The local broker: every reading is published there, and `mqtt` sources subscribe there.",
+    about: "The local broker: `mqtt` sources subscribe there, and the readings of all others are published there.",
     base: None,
     keys: &[
         key(
@@ -115,7 +115,12 @@ pub(in crate::config) static QUEUE: Section = Section {
             Words("the smaller of 2 GiB and half of what is free at the first start"),
             "Most disk the state directory may take.",
         ),
-        key("window", Kind::Duration(50, 3_600_000), Is("1s"), "Durability window: what a power cut may cost."),
+        key(
+            "window",
+            Kind::Duration(50, 3_600_000),
+            Is("1s"),
+            "Durability window: what a kill or a power cut may cost.",
+        ),
         key(
             "window-outage",
             Kind::Duration(50, 3_600_000),
@@ -168,7 +173,12 @@ pub(in crate::config) static STREAM: Section = Section {
             Is("window"),
             "Whether records are made durable within the queue's window or each at once.",
         ),
-        key("retention", Kind::Table("`{ when-full = \"drop-oldest\" }`"), Words("all defaults"), "What goes first."),
+        key(
+            "retention",
+            Kind::Table("`{ size, age, when-full }`"),
+            Words("all defaults"),
+            "How much is kept, for how long, and what goes first.",
+        ),
         key(
             "drain",
             Kind::Word(&["oldest-first", "newest-first"], &[]),
@@ -230,7 +240,7 @@ pub(in crate::config) static RETENTION: Section = Section {
 
 pub(in crate::config) static CLOCK: Section = Section {
     title: "[clock]",
-    about: "What to do while the clock is not set.",
+    about: "What to do while the clock is not set. Nothing can be written here yet.",
     base: None,
     keys: &[later("hold", "How long records of a boot wait for its clock to be set.")],
 };

@@ -5,7 +5,7 @@ use super::{Default::*, Kind, Section, key, later};
 /// Values of `type`.
 pub(in crate::config) const TYPES: [&str; 5] = ["gnss", "serial", "modbus", "mqtt", "simulated"];
 
-const PORT: &str = "`/dev/...`, or `usb:VENDOR:PRODUCT[:SERIAL]` with hexadecimal ids as `lsusb` prints them";
+const PORT: &str = "an absolute path such as `/dev/ttyS1`, or `usb:VENDOR:PRODUCT[:SERIAL]` with hexadecimal ids as `lsusb` prints them";
 const DEVICE: &str = "1 to 128 bytes, no control characters";
 const FIELD: &str = "1 to 128 bytes, no control characters, not a reserved name";
 
@@ -160,7 +160,8 @@ pub(in crate::config) static REGISTER: Section = Section {
 
 pub(in crate::config) static MQTT_SOURCE: Section = Section {
     title: "[[source]] type = \"mqtt\"",
-    about: "Topics of the local broker (`[mqtt]`). Messages are acknowledged once they are durable.",
+    about: "Topics of the local broker (`[mqtt]`). Messages are acknowledged once they are durable or acknowledged by Kafka; \
+            those that can be no reading (too large, retained, no JSON object) at once, counted.",
     base: Some(&SOURCE),
     keys: &[
         key(

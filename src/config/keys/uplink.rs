@@ -68,7 +68,7 @@ pub(in crate::config) static KAFKA: Section = Section {
         ),
         key(
             "registry",
-            Kind::Table("`{ url, username, password-file, ca, timeout }`"),
+            Kind::Table("`{ url, username, password-file or password-credential, ca, timeout }`"),
             Words("none"),
             "The Schema Registry that Avro and Protobuf need.",
         ),
