@@ -1,6 +1,6 @@
-//! Forebay reads GNSS receivers, serial sensors, Modbus units and local MQTT on an ARM Linux gateway, publishes every
-//! reading on the local MQTT broker, keeps it in a store-and-forward queue while the uplink is away, and drains the
-//! queue into Kafka when it returns.
+//! Forebay reads GNSS receivers, serial sensors, Modbus units and local MQTT on an ARM Linux gateway, publishes the
+//! readings that are not from there on the local MQTT broker, keeps all of them in a store-and-forward queue while the
+//! uplink is away, and drains the queue into Kafka when it returns.
 //!
 //! # The way of a reading
 //!
@@ -35,12 +35,29 @@
 //! | [`cli`] | one file per command |
 //! | `demo` | embedded broker, embedded Kafka, simulated devices (feature `demo`) |
 //!
+//! | beside `src/` | what it is |
+//! |---|---|
+//! | `x` | the developers' door: demo, test, real, bench, arm, ci |
+//! | `scripts/` | what the door needs more than a line for: the cross build and its environment |
+//! | `tests/` | one folder a subject; `tests/real` needs real servers |
+//! | `benches/`, `fuzz/` | what a reading costs, against a plain file and a bare producer; any bytes at what decodes |
+//! | `systemd/`, `yocto-layer/` | the unit with an example configuration; the recipe for images |
+//! | `docs/` | the reference, formats, measurements, and `docs/decisions` |
+//!
 //! # Threads and tasks
 //!
-//! One Tokio runtime carries a task for each source, the hub, the MQTT publisher and the status listener; they hand over
-//! through bounded channels and short locks. Two OS threads stand beside it: the queue's store thread, the only one that
-//! touches sled, and the uplink's drain thread, the only one that polls librdkafka. The hub's push into the queue does no
-//! I/O; the drain reads with `peek`, which removes nothing, and acknowledges what Kafka has reported delivered.
+//! One Tokio runtime carries a task for each source, the hub, the MQTT publisher, the status listener and the control
+//! socket; they hand over through bounded channels and short locks. OS threads stand beside it:
+//!
+//! - `queue-store` keeps the blocks. It alone touches sled, but for the start: the thread that opens the queue reads the
+//!   control state and saves the new run in it.
+//! - `uplink` drains, and alone polls the producer. It reads with `peek`, which removes nothing, and acknowledges what
+//!   Kafka has reported delivered.
+//! - What may take long would keep it waiting, so it has threads of its own: `registrar` speaks with the Schema Registry,
+//!   `uplink-watchdog` asks with another client whether the cluster could take records, `kafka-token` runs the command
+//!   that prints a token. The last two live as long as one question.
+//!
+//! The hub's push into the queue does no I/O.
 //!
 //! # Invariants
 //!

@@ -1,8 +1,6 @@
 SUMMARY = "Edge gateway agent: GNSS, serial sensors, Modbus and local MQTT into Kafka"
-DESCRIPTION = "Forebay reads GNSS receivers, serial sensors, Modbus units and local MQTT, publishes every reading on the \
-local MQTT broker, keeps it in a store-and-forward queue while the uplink is away, and drains the queue into Kafka."
-HOMEPAGE = "https://example.org/forebay"
-BUGTRACKER = "https://example.org/forebay/issues"
+DESCRIPTION = "Forebay reads GNSS receivers, serial sensors, Modbus units and local MQTT, publishes readings on the local \
+MQTT broker, keeps them in a store-and-forward queue while the uplink is away, and drains the queue into Kafka."
 SECTION = "network"
 LICENSE = "Apache-2.0 | MIT"
 LIC_FILES_CHKSUM = " \
@@ -36,6 +34,8 @@ SYSTEMD_AUTO_ENABLE = "enable"
 
 do_install:append() {
     install -D -m 0644 ${S}/systemd/forebay.service ${D}${systemd_system_unitdir}/forebay.service
+    # Where the unit's Documentation= points.
+    install -D -m 0644 ${S}/README.md ${D}${docdir}/${BPN}/README.md
     install -D -m 0644 ${S}/systemd/forebay.toml ${D}${docdir}/${BPN}/forebay.toml
 }
 
