@@ -13,24 +13,29 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{EXIT_CONFIGURATION, EXIT_FAILURE};
-use crate::config::{Form, Kafka, KafkaCompression, Stream};
+use crate::config::{Encoding, Kafka, KafkaCompression, Stream};
 use crate::kafka::Start;
 
 const EXAMPLES: &str = "\
 Examples:
   forebay consume --config /etc/forebay/forebay.toml              every stream's topic, with its TLS and SASL
   forebay consume --brokers kafka-1:9092 --topic telemetry --json
+  forebay consume --brokers kafka-1:9092 --topic metrics --encoding avro
   forebay consume --brokers kafka-1:9092 --topic telemetry --from 2026-11-22T00:00:00Z
   forebay consume --brokers kafka-1:9092 --topic telemetry --follow    account at Ctrl-C
 
 Exit codes:
   0   everything read was whole and in order (copies are allowed: delivery is at least once)
-  1   something is missing or out of order, or the account is incomplete; or reading failed
+  1   something is missing, out of order or unreadable, or the account is incomplete; or reading failed
   78  the configuration is wrong
 
+A message that is no record of forebay, or not in the encoding it is read as, is unreadable: it may be any record.
+A record counts once as received, also where it is a message a field (narrow); what is repeated counts by message.
+That one field of a narrow record is missing cannot be seen: nothing says how many it had.
 A hole at the end of a run cannot be seen: nothing says where a run ended. Where reading does not begin with a topic's
 first record (--from, or Kafka's retention removed it), holes are judged from 10 s after the beginning on.
-The account holds at most 1,000,000 streams, runs, devices and ranges together (below 200 MiB); beyond, it says so.";
+The account holds at most 1,000,000 streams, runs, devices and ranges together, and for narrow records an entry a device
+and 16 fields (below 200 MiB); beyond, it says so.";
 
 /// Arguments of `forebay consume`.
 #[derive(Debug, Args)]
@@ -45,6 +50,9 @@ pub(super) struct ConsumeArguments {
     /// Read this topic (may be given several times) [default: the topics of all streams of the configuration]
     #[arg(short, long, value_name = "TOPIC")]
     topic: Vec<String>,
+    /// What the topics are written as: json, avro or protobuf [default: as the configuration says, otherwise json]
+    #[arg(long, value_name = "ENCODING", value_parser = parse_encoding)]
+    encoding: Option<Encoding>,
     /// Where to begin: `beginning`, or a time such as 2026-11-22T12:00:00Z
     #[arg(long, value_name = "FROM", default_value = "beginning", value_parser = parse_start)]
     from: Start,
@@ -60,7 +68,7 @@ pub(super) struct ConsumeArguments {
 #[derive(Debug)]
 struct Plan {
     kafka: Kafka,
-    topics: Vec<String>,
+    topics: Vec<(String, Encoding)>,
     start: Start,
     follow: bool,
 }
@@ -68,9 +76,9 @@ struct Plan {
 /// Most topics read at once: each has a client of its own.
 const TOPICS_MAX: usize = crate::config::STREAMS_MAX;
 
-/// Reads, prints the account, and gives 1 where something is missing or out of order.
+/// Reads, prints the account, and gives 1 where something is missing, out of order or unreadable.
 pub(super) fn run(arguments: &ConsumeArguments) -> anyhow::Result<ExitCode> {
-    let (kafka, mut topics) = if arguments.brokers.is_empty() {
+    let (kafka, streams, mut topics) = if arguments.brokers.is_empty() {
         let path = arguments.config.as_deref().unwrap_or(Path::new("/etc/forebay/forebay.toml"));
         let config = match crate::config::load(path) {
             Ok(loaded) => loaded.config,
@@ -82,14 +90,18 @@ pub(super) fn run(arguments: &ConsumeArguments) -> anyhow::Result<ExitCode> {
         let kafka = config.kafka.with_context(|| format!("{} has no [kafka] section", path.display()))?;
         let topics = config.streams.iter().map(|stream| stream.topic.clone()).collect();
         let topics = if arguments.topic.is_empty() { topics } else { arguments.topic.clone() };
-        refuse_other_forms(&kafka, &config.streams, &topics)?;
-        (kafka, topics)
+        (kafka, config.streams, topics)
     } else {
-        (plain(&arguments.brokers), arguments.topic.clone())
+        (plain(&arguments.brokers), Vec::new(), arguments.topic.clone())
     };
     topics.sort();
     topics.dedup();
     anyhow::ensure!(topics.len() <= TOPICS_MAX, "{} topics, at most {TOPICS_MAX} are read at once", topics.len());
+    let topics = topics.into_iter().map(|topic| {
+        let encoding = arguments.encoding.unwrap_or_else(|| configured(&kafka, &streams, &topic));
+        (topic, encoding)
+    });
+    let topics = topics.collect();
     let plan = Plan { kafka, topics, start: arguments.from, follow: arguments.follow };
     let (stop, runtime) = stop_signal(plan.follow)?;
     let outcome = reading::read(&plan, &stop);
@@ -105,19 +117,10 @@ pub(super) fn run(arguments: &ConsumeArguments) -> anyhow::Result<ExitCode> {
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
 }
 
-/// The account is taken of whole records in JSON; of anything else it would be wrong.
-fn refuse_other_forms(kafka: &Kafka, streams: &[Stream], topics: &[String]) -> anyhow::Result<()> {
-    for stream in streams.iter().filter(|stream| topics.contains(&stream.topic)) {
-        let form = kafka.output.form(&stream.name);
-        anyhow::ensure!(
-            form == Form::default(),
-            "topic {:?} is written as {} and {}; only json and wide can be read here: name other topics with --topic",
-            stream.topic,
-            form.encoding.as_str(),
-            form.shape.as_str()
-        );
-    }
-    Ok(())
+/// What the configuration says of a topic; JSON where it has no stream.
+fn configured(kafka: &Kafka, streams: &[Stream], topic: &str) -> Encoding {
+    let stream = streams.iter().find(|stream| stream.topic == topic);
+    stream.map_or(Encoding::Json, |stream| kafka.output.form(&stream.name).encoding)
 }
 
 /// Brokers without encryption or login, as `--brokers` means them.
@@ -169,6 +172,12 @@ fn stop_signal(follow: bool) -> anyhow::Result<(Arc<AtomicBool>, Option<tokio::r
     Ok((stop, Some(runtime)))
 }
 
+fn parse_encoding(text: &str) -> Result<Encoding, String> {
+    let known = [Encoding::Json, Encoding::Avro, Encoding::Protobuf];
+    let found = known.into_iter().find(|encoding| encoding.as_str() == text);
+    found.ok_or_else(|| "allowed: json, avro, protobuf".to_owned())
+}
+
 fn parse_start(text: &str) -> Result<Start, String> {
     if text == "beginning" {
         return Ok(Start::Beginning);
@@ -184,13 +193,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_in_other_forms_are_not_read() {
-        let text = "[[stream]]\nname = \"a\"\nshape = \"narrow\"\n[kafka]\nbrokers = [\"k:1\"]";
+    fn a_topic_is_read_as_its_stream_is_written() {
+        let text = "[[stream]]\nname = \"a\"\nencoding = \"avro\"\n[kafka]\nbrokers = [\"k:1\"]\n\
+            encoding = \"protobuf\"\nregistry = { url = \"http://r:1\" }";
         let config = crate::config::parse(text, Path::new("forebay.toml")).unwrap().config;
         let kafka = config.kafka.unwrap();
-        assert!(refuse_other_forms(&kafka, &config.streams, &["telemetry".into()]).is_ok());
-        let error = refuse_other_forms(&kafka, &config.streams, &["telemetry".into(), "a".into()]).unwrap_err();
-        assert!(error.to_string().contains("\"a\" is written as json and narrow"), "{error}");
+        let of = |topic| configured(&kafka, &config.streams, topic);
+        assert_eq!((of("a"), of("telemetry"), of("other")), (Encoding::Avro, Encoding::Protobuf, Encoding::Json));
+    }
+
+    #[test]
+    fn encodings_are_said_in_the_words_of_the_configuration() {
+        for encoding in [Encoding::Json, Encoding::Avro, Encoding::Protobuf] {
+            assert_eq!(parse_encoding(encoding.as_str()), Ok(encoding));
+        }
+        assert!(parse_encoding("Avro").is_err());
     }
 
     #[test]

@@ -1,23 +1,40 @@
 //! The account of what arrived in Kafka: nothing lost, what came twice, what came out of order.
 //!
-//! Pure: fed with the values of records in the order in which a consumer read them. `seq` counts per stream, so what
-//! is missing is found per (gateway, queue, stream, run); order is kept per device, so it is judged per device.
+//! Pure: fed with the messages in the order in which a consumer read them. `seq` counts per stream, so what is missing
+//! is found per (gateway, queue, stream, run); order is kept per device, so it is judged per device. A record counts
+//! once, however many messages it is: `head` reads them, `device` tells them from copies. How many metrics a narrow
+//! record had is not in its messages, so that one that lacks some cannot be told from one that had no more.
 //! Bounded by [`ENTRIES_MAX`] and [`NAME_BYTES_MAX`]; what would go beyond is counted and leaves the account incomplete.
 
+mod binary;
+mod device;
+mod head;
 mod run;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::reading::Position;
+pub use device::DeviceAccount;
+pub use head::Unreadable;
+
+use crate::config::Encoding;
+use crate::reading::{FIELDS_MAX, Position};
+use device::Device;
+use head::Head;
 use run::Run;
 
-/// Most streams, runs, devices, ranges and declarations together: below 200 MiB at 100 to 200 bytes each with short
-/// names. A fleet that arrived whole needs one range a run.
+/// Most streams, runs, devices, ranges, declarations and 16 metrics each together: below 200 MiB at 100 to 200 bytes
+/// each with short names. A fleet that arrived whole needs one range a run; of metrics those of one record a device.
 pub const ENTRIES_MAX: usize = 1_000_000;
 /// Longest gateway, queue, stream or device name taken for one of this agent.
 pub const NAME_BYTES_MAX: usize = 512;
+/// Most messages of one narrow record: each is a field.
+pub const METRICS_MAX: usize = FIELDS_MAX;
+/// A message adds at most a stream, a run, a device, a range, a declaration, and a record with 16 metrics.
+const MESSAGE_ENTRIES_MAX: usize = 7;
+/// Of the queue's uuid, in every record.
+const QUEUE_DIGITS: usize = 8;
 /// Where reading did not begin with a topic's first record, so much of what follows the beginning is not judged for
 /// holes, as sources of one stream may disagree on the time by some seconds.
 pub const UNJUDGED_MS: i64 = 10_000;
@@ -33,15 +50,30 @@ pub struct Origin {
     pub stream: String,
 }
 
-/// What [`Account::add`] made of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A message as it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// The value.
+    pub value: &'a [u8],
+    /// What a value in Confluent's wire format is; JSON is told from it by itself.
+    pub encoding: Encoding,
+    /// Where it was read.
+    pub partition: i32,
+    /// Kafka's timestamp in milliseconds, which [`Account::begins_at`] is held against.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// What [`Account::add`] made of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Added {
-    /// Seen for the first time.
+    /// Its record was seen for the first time.
     New,
+    /// A further metric of a narrow record that was seen before.
+    Further,
     /// Its identity was seen before.
     Repeated,
-    /// Not a record of this agent.
-    Unreadable,
+    /// Not a record of this agent, or not to be read as one.
+    Unreadable(Unreadable),
     /// The account is full ([`ENTRIES_MAX`]): counted, and nothing more.
     Beyond,
 }
@@ -59,26 +91,11 @@ pub struct Missing {
     pub unexplained: u64,
 }
 
-/// What is known of one device's records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DeviceAccount {
-    /// Records, each identity once.
-    pub received: u64,
-    /// Further copies.
-    pub repeated: u64,
-    /// First copies that came after a later record of the device.
-    pub out_of_order: u64,
-    /// The highest position.
-    pub highest: Option<Position>,
-    /// The latest `time` of its records, microseconds since 1970 UTC.
-    pub latest_us: Option<i64>,
-}
-
 /// What is known of one origin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamAccount {
     runs: BTreeMap<u32, Run>,
-    devices: BTreeMap<String, DeviceAccount>,
+    devices: BTreeMap<String, Device>,
     /// Reading began in the middle: holes below are not judged. `None` there: none of its records is late enough yet.
     judged_from: Option<Position>,
 }
@@ -94,33 +111,6 @@ pub struct Account {
     cut_ms: Option<i64>,
 }
 
-#[derive(serde::Deserialize)]
-struct Head {
-    #[serde(flatten)]
-    origin: Origin,
-    device: String,
-    run: u32,
-    seq: u64,
-    #[serde(default)]
-    skipped: u64,
-    #[serde(default)]
-    time: Option<String>,
-}
-
-impl Head {
-    fn parse(value: &[u8]) -> Option<Self> {
-        let head: Self = serde_json::from_slice(value).ok()?;
-        let Origin { gateway, queue, stream } = &head.origin;
-        let named = [gateway, queue, stream, &head.device].iter().all(|name| name.len() <= NAME_BYTES_MAX);
-        let possible = head.run <= Position::RUN_MAX && head.seq <= Position::SEQ_MAX;
-        (named && possible).then_some(head)
-    }
-
-    fn time_us(&self) -> Option<i64> {
-        Some(self.time.as_ref()?.parse::<jiff::Timestamp>().ok()?.as_microsecond())
-    }
-}
-
 impl Account {
     /// Says that records whose Kafka timestamp is below this may not be read: reading begins at a time, or Kafka's
     /// retention removed the beginning. May be said again with a later time while reading. Times ascend with
@@ -132,32 +122,36 @@ impl Account {
         }
     }
 
-    /// Takes a record's value, as JSON, into account.
+    /// Takes a message's value, as JSON, into account.
     pub fn add(&mut self, value: &[u8]) -> Added {
-        self.add_stamped(value, None)
+        self.take(&Message { value, encoding: Encoding::Json, partition: 0, timestamp_ms: None })
     }
 
-    /// The same, with the Kafka timestamp of the record in milliseconds, which [`Account::begins_at`] is held against.
-    pub fn add_stamped(&mut self, value: &[u8], timestamp_ms: Option<i64>) -> Added {
-        let Some(head) = Head::parse(value) else {
-            self.unreadable += 1;
-            return Added::Unreadable;
+    /// Takes a message into account.
+    pub fn take(&mut self, message: &Message<'_>) -> Added {
+        let head = match Head::read(message.value, message.encoding) {
+            Ok(head) => head,
+            Err(why) => {
+                self.unreadable += 1;
+                return Added::Unreadable(why);
+            }
         };
-        // A record adds at most a stream, a run, a device, a range and a declaration.
-        if self.entries + 5 > ENTRIES_MAX {
+        if self.entries + MESSAGE_ENTRIES_MAX > ENTRIES_MAX {
             self.beyond += 1;
             return Added::Beyond;
         }
-        let time_us = head.time_us();
-        let late_enough =
-            self.cut_ms.is_none_or(|cut| timestamp_ms.is_some_and(|at| at >= cut.saturating_add(UNJUDGED_MS)));
+        let (cut_ms, timestamp_ms) = (self.cut_ms, message.timestamp_ms);
+        let late_enough = cut_ms.is_none_or(|cut| timestamp_ms.is_some_and(|at| at >= cut.saturating_add(UNJUDGED_MS)));
         let streams_before = self.streams.len();
         let stream = self.streams.entry(head.origin.clone()).or_default();
         let before = stream.runs.len() + stream.devices.len();
-        let (added, grown) = stream.add(&head, time_us, late_enough);
+        let (added, grown) = stream.add(&head, message.partition, late_enough);
         self.entries += stream.runs.len() + stream.devices.len() - before;
         self.entries = self.entries.saturating_add_signed(grown);
         self.entries += self.streams.len() - streams_before;
+        if matches!(added, Added::Unreadable(_)) {
+            self.unreadable += 1;
+        }
         added
     }
 
@@ -166,7 +160,7 @@ impl Account {
         self.streams.iter()
     }
 
-    /// Values that were no records of this agent.
+    /// Messages that were no records of this agent, or could not be read as such.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
@@ -181,7 +175,7 @@ impl Account {
         self.streams.values().map(|stream| stream.total().received).sum()
     }
 
-    /// Further copies over all origins.
+    /// Further copies over all origins; of narrow records, of their messages.
     pub fn repeated(&self) -> u64 {
         self.streams.values().map(|stream| stream.total().repeated).sum()
     }
@@ -209,41 +203,31 @@ impl Account {
 }
 
 impl StreamAccount {
-    /// Adds a record; also says by how many entries its run grew.
-    fn add(&mut self, head: &Head, time_us: Option<i64>, late_enough: bool) -> (Added, isize) {
-        let position = Position::new(head.run, head.seq);
+    /// Adds a message; also says by how many entries its run and its device grew.
+    fn add(&mut self, head: &Head, partition: i32, late_enough: bool) -> (Added, isize) {
+        let position = head.position();
         let run = self.runs.entry(head.run).or_default();
-        let before = run.entries();
-        let new = run.insert(head.seq);
+        let device = self.devices.entry(head.device.clone()).or_default();
+        let before = run.entries() + device.entries();
+        let is_new = run.insert(head.seq);
         if head.skipped > 0 {
             run.declare_skipped(head.seq, head.skipped);
         }
-        let grown = run.entries() as isize - before as isize;
         if late_enough && self.judged_from.is_none_or(|from| position < from) {
             self.judged_from = Some(position);
         }
-        let device = self.devices.entry(head.device.clone()).or_default();
-        if !new {
-            device.repeated += 1;
-            return (Added::Repeated, grown);
-        }
-        device.received += 1;
-        if device.highest.is_some_and(|highest| position < highest) {
-            device.out_of_order += 1;
-        }
-        device.highest = device.highest.max(Some(position));
-        device.latest_us = device.latest_us.max(time_us);
-        (Added::New, grown)
+        let added = device.add(head, partition, is_new);
+        (added, (run.entries() + device.entries()) as isize - before as isize)
     }
 
     /// Its devices, by name.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &DeviceAccount)> {
-        self.devices.iter().map(|(name, device)| (name.as_str(), device))
+        self.devices.iter().map(|(name, device)| (name.as_str(), &device.account))
     }
 
     /// All devices together.
     pub fn total(&self) -> DeviceAccount {
-        self.devices.values().fold(DeviceAccount::default(), |sum, device| DeviceAccount {
+        self.devices().fold(DeviceAccount::default(), |sum, (_, device)| DeviceAccount {
             received: sum.received + device.received,
             repeated: sum.repeated + device.repeated,
             out_of_order: sum.out_of_order + device.out_of_order,
@@ -254,7 +238,7 @@ impl StreamAccount {
 
     /// How many records the stream itself declared as removed on purpose.
     pub fn skipped(&self) -> u64 {
-        self.runs.values().map(Run::skipped).sum()
+        self.runs.values().map(Run::skipped).fold(0, u64::saturating_add)
     }
 
     fn missing_from(&self, from: Position) -> Vec<Missing> {

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use forebay::config::{Kafka, KafkaCompression};
 use forebay::demo::kafka::EmbeddedKafka;
 use forebay::kafka::{Outgoing, Producer, Refusal};
+use forebay::reading::{Field, Lineage, Position, Record, Stamp, Trust, Value as Read};
+use forebay::uplink::encode::{Encoded, Encoder, Registered};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,6 +77,48 @@ impl Topic {
     }
 }
 
+/// A configuration of an auditor whose stream is written in this form.
+fn configuration(topic: &Topic, folder: &Path, encoding: &str, shape: &str) -> PathBuf {
+    let registry = if encoding == "json" { "" } else { "registry = { url = \"http://127.0.0.1:1\" }\n" };
+    let text = format!(
+        "[gateway]\nid = \"truck-17\"\nstate-dir = \"{}\"\ntags = {{ site = \"north\" }}\n\n[kafka]\nbrokers = [\"{}\"]\n\
+         encoding = \"{encoding}\"\nshape = \"{shape}\"\n{registry}",
+        folder.display(),
+        topic.broker.bootstrap()
+    );
+    let path = folder.join("forebay.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Sends records of two fields as the agent does, those at `seqs`, in the form of this configuration; returns the
+/// number of messages.
+fn send_as_configured(topic: &mut Topic, path: &Path, seqs: &[u64]) -> usize {
+    let config = forebay::config::load(path).unwrap().config;
+    let mut encoder = Encoder::new(&config.streams[0], &config.gateway, &config.kafka.unwrap().output);
+    let (before, mut out) = (topic.sent, Encoded::default());
+    for seq in seqs {
+        let lineage = Lineage { gateway: "truck-17".into(), queue: uuid::Uuid::from_u128(7 << 96), boot_index: 0 };
+        let wall_us = NOON_MS * 1_000 + seq.cast_signed();
+        let record = Record {
+            position: Position::new(1, *seq),
+            skipped: 0,
+            thinned: 0,
+            stamp: Stamp { boot_ns: 1, wall_us, trust: Trust::Gnss },
+            source: "plc".into(),
+            device: "boiler".into(),
+            fields: vec![Field::new("on", Read::Bool(true)), Field::new("t", Read::float(7.5))],
+        };
+        assert!(encoder.learn(&record));
+        if let Some(plan) = encoder.plan() {
+            encoder.registered(Registered { id: 7, columns: plan.columns });
+        }
+        encoder.encode(&lineage, &record, &mut out).unwrap();
+        (0..out.count()).for_each(|index| topic.send_value("boiler", out.payload(index), NOON_MS));
+    }
+    topic.sent - before
+}
+
 /// The JSON document on standard output.
 fn document(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
@@ -110,10 +155,64 @@ fn a_hole_and_a_late_record_are_named_and_end_with_1() {
     assert!(text.contains("gateway truck-17  queue 5f0c9a1e  stream telemetry"), "{text}");
     assert!(text.contains("run 1 seq 1 to 3: 3 missing"), "{text}");
     assert!(text.contains("run 1 seq 5 to 8: 2 missing"), "{text}");
-    assert!(
-        text.ends_with("in all: received 3, missing 5, out of order 1, repeated 0, not records of forebay 1\n"),
-        "{text}"
-    );
+    assert!(text.ends_with("in all: received 3, missing 5, out of order 1, repeated 0, unreadable 1\n"), "{text}");
+}
+
+#[test]
+fn every_form_is_accounted_for_as_configured_and_as_said() {
+    for (encoding, shape) in [
+        ("json", "wide"),
+        ("json", "narrow"),
+        ("avro", "wide"),
+        ("avro", "narrow"),
+        ("protobuf", "wide"),
+        ("protobuf", "narrow"),
+    ] {
+        let (mut topic, folder) = (Topic::new(2), tempfile::tempdir().unwrap());
+        let path = configuration(&topic, folder.path(), encoding, shape);
+        let messages = send_as_configured(&mut topic, &path, &[0, 1, 2, 2]);
+        let copies = messages / 4;
+        assert_eq!(copies, if shape == "narrow" { 2 } else { 1 });
+        let mut by_configuration = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        by_configuration.args(["consume", "--json", "--config"]).arg(&path);
+        for output in [by_configuration.output().unwrap(), topic.consume(&["--json", "--encoding", encoding])] {
+            let found = document(&output);
+            assert_eq!(output.status.code(), Some(0), "{encoding} {shape}: {found}");
+            assert_eq!((&found["clean"], &found["unreadable_by_topic"]), (&json!(true), &json!([])));
+            let counts = [&found["received"], &found["repeated"], &found["missing"], &found["unreadable"]];
+            assert_eq!(counts, [&json!(3), &json!(copies), &json!(0), &json!(0)], "{encoding} {shape}: {found}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_never_clean_and_is_named_by_its_place() {
+    let (mut topic, folder) = (Topic::new(1), tempfile::tempdir().unwrap());
+    let path = configuration(&topic, folder.path(), "avro", "wide");
+    topic.send(&[("boiler", 1, 0, 0)]);
+    send_as_configured(&mut topic, &path, &[0, 1]);
+    let output = topic.consume(&["--json"]);
+    let found = document(&output);
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    let counts = [&found["clean"], &found["received"], &found["missing"], &found["unreadable"]];
+    assert_eq!(counts, [&json!(false), &json!(1), &json!(0), &json!(2)]);
+    let of = &found["unreadable_by_topic"][0];
+    let place = [&of["topic"], &of["count"], &of["first_partition"], &of["first_offset"]];
+    assert_eq!(place, [&json!("telemetry"), &json!(2), &json!(0), &json!(1)], "{found}");
+    assert!(of["first_reason"].as_str().unwrap().contains("was to be read as json"), "{found}");
+
+    let output = topic.consume(&[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let line = "UNREADABLE: 2 messages of topic telemetry are not in the account; the first, partition 0 offset 1: it is in \
+                Confluent's wire format, as avro and protobuf are, and was to be read as json; say --encoding avro or protobuf\n";
+    assert!(text.contains(line), "{text}");
+
+    topic.send_value("stranger", b"\0\0\0\0\x07not ours", NOON_MS);
+    let output = topic.consume(&["--encoding", "avro"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("partition 0 offset 3: it is not a record of forebay in avro"), "{text}");
 }
 
 /// The embedded Kafka knows no offsets for times; that holes before the beginning are not judged is tested with the
@@ -155,6 +254,9 @@ fn mistakes_are_named() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("topic absent: "), "{text}");
+    let output = topic.consume(&["--encoding", "csv"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("allowed: json, avro, protobuf"));
     let output = topic.consume(&["--from", "yesterday"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("such as 2026-11-22T12:00:00Z"));
@@ -165,13 +267,7 @@ fn a_configuration_names_brokers_and_topics() {
     let mut topic = Topic::new(2);
     topic.send(&[("boiler", 1, 0, 0), ("air", 1, 1, 0)]);
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("forebay.toml");
-    let configuration = format!(
-        "[gateway]\nid = \"auditor\"\nstate-dir = \"{}\"\n\n[kafka]\nbrokers = [\"{}\"]\n",
-        folder.path().display(),
-        topic.broker.bootstrap()
-    );
-    std::fs::write(&path, configuration).unwrap();
+    let path = configuration(&topic, folder.path(), "json", "wide");
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     let output = command.args(["consume", "--json", "--config"]).arg(&path).output().unwrap();
     let found = document(&output);

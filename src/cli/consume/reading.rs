@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::Plan;
-use crate::kafka::account::Account;
-use crate::kafka::{Consumer, Next, Span, Start};
+use crate::config::Encoding;
+use crate::kafka::account::{Account, Added, Message, Unreadable};
+use crate::kafka::{Consumer, Next, Received, Span, Start};
 
 /// Longest wait for Kafka's answer to a question.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -27,20 +28,52 @@ pub(super) struct Outcome {
     pub(super) account: Account,
     /// Partitions whose first records Kafka had removed already.
     pub(super) removed_by_kafka: Vec<(String, i32, i64)>,
+    /// Topics with messages that could not be read.
+    pub(super) unreadable: Vec<UnreadableIn>,
     pub(super) records: u64,
     pub(super) bytes: u64,
 }
 
+/// The messages of a topic that could not be read.
+#[derive(Debug, PartialEq)]
+pub(super) struct UnreadableIn {
+    pub(super) topic: String,
+    pub(super) count: u64,
+    /// Of the one that was read first.
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) why: Unreadable,
+}
+
 impl Outcome {
-    /// Nothing missing, nothing out of order, and an account of everything.
+    /// Nothing missing, nothing out of order, and an account of everything that was read.
     pub(super) fn is_clean(&self) -> bool {
-        self.account.missing() == 0 && self.account.out_of_order() == 0 && self.account.beyond() == 0
+        let Self { account, .. } = self;
+        let incomplete = account.beyond() + account.unreadable();
+        account.missing() == 0 && account.out_of_order() == 0 && incomplete == 0
+    }
+
+    fn add(&mut self, topic: &str, record: &Received, encoding: Encoding) {
+        let Received { partition, offset, timestamp_ms, value, .. } = record;
+        let message = Message { value, encoding, partition: *partition, timestamp_ms: *timestamp_ms };
+        if let Added::Unreadable(why) = self.account.take(&message) {
+            match self.unreadable.iter_mut().find(|of| of.topic == topic) {
+                Some(of) => of.count += 1,
+                None => {
+                    let (topic, partition, offset) = (topic.to_owned(), *partition, *offset);
+                    self.unreadable.push(UnreadableIn { topic, count: 1, partition, offset, why });
+                }
+            }
+        }
+        self.records += 1;
+        self.bytes += value.len() as u64;
     }
 }
 
 /// A topic being read.
 struct Topic {
     consumer: Consumer,
+    encoding: Encoding,
     /// Partitions with more to read.
     open: BTreeMap<i32, Span>,
     /// Partitions whose beginning is cut off and of which no record was read yet.
@@ -52,8 +85,8 @@ struct Topic {
 pub(super) fn read(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut topics = Vec::new();
-    for name in &plan.topics {
-        topics.push(Topic::open(plan, name, &mut outcome)?);
+    for (name, encoding) in &plan.topics {
+        topics.push(Topic::open(plan, name, *encoding, &mut outcome)?);
     }
     let expected: u64 = topics.iter().flat_map(|topic| topic.open.values()).map(Span::len).sum();
     let mut progress = Progress::new(if plan.follow { None } else { Some(expected) });
@@ -78,7 +111,7 @@ pub(super) fn read(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Outcome> {
 }
 
 impl Topic {
-    fn open(plan: &Plan, name: &str, outcome: &mut Outcome) -> anyhow::Result<Self> {
+    fn open(plan: &Plan, name: &str, encoding: Encoding, outcome: &mut Outcome) -> anyhow::Result<Self> {
         let consumer = Consumer::open(&plan.kafka, name, ANSWER_MAX).with_context(|| {
             let brokers = plan.kafka.brokers.join(", ");
             format!("reading from {brokers}")
@@ -94,7 +127,7 @@ impl Topic {
         let cut = cut.map(|span| span.partition).collect();
         let open = spans.iter().filter(|span| plan.follow || !span.is_empty());
         let open = open.map(|span| (span.partition, *span)).collect();
-        Ok(Self { consumer, open, cut, follow: plan.follow })
+        Ok(Self { consumer, encoding, open, cut, follow: plan.follow })
     }
 
     /// Reads until the topic has nothing to give, its turn is over, or its end is reached; returns the records read.
@@ -126,9 +159,7 @@ impl Topic {
                         self.cut.swap_remove(place);
                         outcome.account.begins_at(record.timestamp_ms.unwrap_or(i64::MAX - 1));
                     }
-                    outcome.account.add_stamped(&record.value, record.timestamp_ms);
-                    outcome.records += 1;
-                    outcome.bytes += record.value.len() as u64;
+                    outcome.add(self.consumer.topic(), &record, self.encoding);
                 }
             }
         }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::Plan;
-use super::reading::Outcome;
+use super::reading::{Outcome, UnreadableIn};
 use crate::kafka::Start;
-use crate::kafka::account::{DeviceAccount, Missing, Origin, StreamAccount};
+use crate::kafka::account::{DeviceAccount, Missing, Origin, StreamAccount, Unreadable};
 
 /// Most holes of a stream that are listed one by one; the rest is summed up.
 const HOLES_LISTED_MAX: usize = 100;
@@ -31,9 +31,17 @@ pub(super) fn text(outcome: &Outcome) -> String {
             "INCOMPLETE: the account is full, {beyond} records are not in it; read fewer topics or --from later"
         );
     }
+    for UnreadableIn { topic, count, partition, offset, why } in &outcome.unreadable {
+        let hint = if *why == Unreadable::WireFormat { "; say --encoding avro or protobuf" } else { "" };
+        let _ = writeln!(
+            out,
+            "UNREADABLE: {count} messages of topic {topic} are not in the account; the first, partition {partition} \
+             offset {offset}: {why}{hint}"
+        );
+    }
     let _ = writeln!(
         out,
-        "in all: received {}, missing {}, out of order {}, repeated {}, not records of forebay {}",
+        "in all: received {}, missing {}, out of order {}, repeated {}, unreadable {}",
         account.received(),
         account.missing(),
         account.out_of_order(),
@@ -81,10 +89,18 @@ pub(super) fn json(plan: &Plan, outcome: &Outcome) -> serde_json::Value {
     let removed: Vec<_> = removed
         .map(|(topic, partition, low)| json!({"topic": topic, "partition": partition, "below_offset": low}))
         .collect();
+    let unreadable = outcome.unreadable.iter();
+    let unreadable: Vec<_> = unreadable
+        .map(|UnreadableIn { topic, count, partition, offset, why }| {
+            json!({"topic": topic, "count": count, "first_partition": partition, "first_offset": offset,
+                "first_reason": why.to_string()})
+        })
+        .collect();
+    let topics: Vec<_> = plan.topics.iter().map(|(topic, _)| topic).collect();
     let streams: Vec<_> =
         account.streams().map(|(origin, stream)| stream_json(origin, stream, &account.missing_of(stream))).collect();
     json!({
-        "topics": plan.topics,
+        "topics": topics,
         "from": from,
         "clean": outcome.is_clean(),
         "received": account.received(),
@@ -92,6 +108,7 @@ pub(super) fn json(plan: &Plan, outcome: &Outcome) -> serde_json::Value {
         "out_of_order": account.out_of_order(),
         "repeated": account.repeated(),
         "unreadable": account.unreadable(),
+        "unreadable_by_topic": unreadable,
         "beyond_the_accounts_limit": account.beyond(),
         "bytes": outcome.bytes,
         "removed_by_kafka": removed,

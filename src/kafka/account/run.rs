@@ -31,9 +31,9 @@ impl Run {
         *most = count.max(*most);
     }
 
-    /// How many were removed on purpose.
+    /// How many were removed on purpose; of counts that no agent writes, the most there is.
     pub(super) fn skipped(&self) -> u64 {
-        self.skipped.values().sum()
+        self.skipped.values().fold(0, |sum: u64, count| sum.saturating_add(*count))
     }
 
     /// Ranges and declarations held: what the run costs in memory.

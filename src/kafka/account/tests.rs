@@ -1,5 +1,7 @@
 //! The account against records made up, and against a model.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use super::*;
 
 fn value(device: &str, run: u32, seq: u64, skipped: u64) -> Vec<u8> {
@@ -41,13 +43,21 @@ fn a_copy_is_repeated_and_a_late_first_copy_is_out_of_order() {
 #[test]
 fn what_is_no_record_is_counted_apart() {
     let mut account = Account::default();
-    assert_eq!(account.add(b"{\"seq\":1}"), Added::Unreadable);
-    assert_eq!(account.add(b"\xff"), Added::Unreadable);
-    assert_eq!((account.unreadable(), account.received()), (2, 0));
+    for (value, why) in [
+        (&b"{\"seq\":1}"[..], "not a record of forebay in json: missing field `device`"),
+        (b"\xff", "neither a JSON object nor in Confluent's wire format: its first byte is 0xff"),
+        (b"\0\0\0\0\x07", "was to be read as json"),
+        (b"", "empty"),
+    ] {
+        let Added::Unreadable(found) = account.add(value) else { panic!("{why}") };
+        assert!(found.to_string().contains(why), "{found}");
+    }
+    assert_eq!((account.unreadable(), account.received()), (4, 0));
 }
 
 fn stamped(account: &mut Account, run: u32, seq: u64, timestamp_ms: i64) {
-    account.add_stamped(&value("a", run, seq, 0), Some(timestamp_ms));
+    let value = value("a", run, seq, 0);
+    account.take(&Message { value: &value, encoding: Encoding::Json, partition: 0, timestamp_ms: Some(timestamp_ms) });
 }
 
 #[test]
@@ -83,15 +93,18 @@ fn the_latest_time_is_the_one_in_the_record() {
 #[test]
 fn names_and_numbers_no_agent_writes_are_unreadable() {
     let mut account = Account::default();
-    assert_eq!(account.add(&value(&"d".repeat(NAME_BYTES_MAX + 1), 1, 0, 0)), Added::Unreadable);
-    assert_eq!(account.add(&value("d", Position::RUN_MAX + 1, 0, 0)), Added::Unreadable);
-    assert_eq!(account.add(&value("d", 1, Position::SEQ_MAX + 1, 0)), Added::Unreadable);
+    let long = Unreadable::Name { member: "device", bytes: NAME_BYTES_MAX + 1 };
+    assert_eq!(account.add(&value(&"d".repeat(NAME_BYTES_MAX + 1), 1, 0, 0)), Added::Unreadable(long));
+    for (run, seq) in [(Position::RUN_MAX + 1, 0), (1, Position::SEQ_MAX + 1)] {
+        let why = Unreadable::Position { run, seq };
+        assert_eq!(account.add(&value("d", run, seq, 0)), Added::Unreadable(why));
+    }
     assert_eq!(account.add(&value("d", Position::RUN_MAX, Position::SEQ_MAX, 0)), Added::New);
 }
 
 #[test]
 fn a_full_account_counts_what_it_does_not_take() {
-    let mut account = Account { entries: ENTRIES_MAX - 7, ..Account::default() };
+    let mut account = Account { entries: ENTRIES_MAX - MESSAGE_ENTRIES_MAX - 2, ..Account::default() };
     assert_eq!(account.add(&value("a", 1, 0, 0)), Added::New);
     assert_eq!(account.add(&value("a", 1, 1, 0)), Added::Beyond);
     assert_eq!((account.received(), account.beyond()), (1, 1));
@@ -103,18 +116,151 @@ fn a_copy_may_explain_the_hole_before_it() {
     assert_eq!((account.received(), account.missing(), account.repeated()), (2, 0, 1));
 }
 
+#[test]
+fn counts_that_no_agent_writes_do_not_overflow() {
+    let account = account(&[("a", 1, 0, u64::MAX), ("a", 1, 5, u64::MAX), ("a", 2, 1, 1)]);
+    let (_, stream) = account.streams().next().unwrap();
+    assert_eq!((stream.skipped(), account.missing()), (u64::MAX, 0));
+}
+
+fn narrow(device: &str, seq: u64, metric: Option<&str>, partition: i32) -> (Vec<u8>, i32) {
+    let mut value = serde_json::json!({"gateway": "g", "stream": "telemetry", "device": device, "queue": "5f0c9a1e",
+        "run": 1, "seq": seq});
+    if let Some(metric) = metric {
+        value["metric"] = metric.into();
+    }
+    (value.to_string().into_bytes(), partition)
+}
+
+fn take(account: &mut Account, (value, partition): &(Vec<u8>, i32)) -> Added {
+    let partition = *partition;
+    account.take(&Message { value, encoding: Encoding::Json, partition, timestamp_ms: None })
+}
+
+#[test]
+fn a_narrow_record_is_received_once_and_its_metrics_are_no_copies() {
+    let mut account = Account::default();
+    let mut of = |seq, metric| take(&mut account, &narrow("a", seq, Some(metric), 0));
+    assert_eq!([of(0, "t"), of(0, "p"), of(1, "t")], [Added::New, Added::Further, Added::New]);
+    // Broken off in the midst of record 1, and sent again from record 0 on.
+    assert_eq!([of(0, "t"), of(0, "p")], [Added::Repeated, Added::Repeated]);
+    assert_eq!([of(1, "t"), of(1, "p"), of(1, "h")], [Added::Repeated, Added::Further, Added::Further]);
+    assert_eq!(of(1, "h"), Added::Repeated);
+    assert_eq!((account.received(), account.repeated(), account.missing(), account.out_of_order()), (2, 4, 0, 0));
+}
+
+#[test]
+fn a_device_that_moved_to_another_partition_is_read_from_both() {
+    let mut account = Account::default();
+    let mut of = |seq, metric, partition| take(&mut account, &narrow("a", seq, Some(metric), partition));
+    assert_eq!([of(0, "t", 0), of(1, "t", 1), of(2, "t", 1)], [Added::New, Added::New, Added::New]);
+    assert_eq!([of(0, "p", 0), of(2, "p", 1)], [Added::Further, Added::Further]);
+    // Broken off in one partition, and sent again in the other.
+    assert_eq!([of(2, "t", 0), of(2, "p", 0), of(2, "h", 0)], [Added::Repeated, Added::Repeated, Added::Further]);
+    assert_eq!((account.received(), account.repeated(), account.out_of_order()), (3, 2, 0));
+}
+
+#[test]
+fn a_wide_record_may_have_a_field_called_metric() {
+    for metric in [serde_json::json!("cpu"), serde_json::json!(7), serde_json::json!(true), serde_json::json!(null)] {
+        let mut value: serde_json::Value = serde_json::from_slice(&value("a", 1, 0, 0)).unwrap();
+        value["metric"] = metric;
+        let (mut account, value) = (Account::default(), value.to_string());
+        let added = [account.add(value.as_bytes()), account.add(value.as_bytes())];
+        assert_eq!(added, [Added::New, Added::Repeated], "{value}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_narrow_record_is_bounded() {
+    let mut account = Account::default();
+    for metric in 0..METRICS_MAX {
+        let metric = narrow("a", 0, Some(&metric.to_string()), 0);
+        assert!(matches!(take(&mut account, &metric), Added::New | Added::Further));
+    }
+    let one_more = take(&mut account, &narrow("a", 0, Some("one more"), 0));
+    assert_eq!((one_more, account.unreadable()), (Added::Unreadable(Unreadable::Metrics), 1));
+    assert_eq!(take(&mut account, &narrow("a", 0, Some("7"), 0)), Added::Repeated);
+    let full = account.entries;
+    take(&mut account, &narrow("a", 1, Some("7"), 0));
+    assert_eq!(account.entries, full, "the room of the last record is used again");
+    assert_eq!(full, 4 + 1 + METRICS_MAX / 16, "stream, run, device, range; record, metrics");
+}
+
+/// A message of the model: the device, the record, the metric.
+type Sent = (usize, u64, u8);
+
+/// What two partitions hold of narrow records, given as device and number of metrics, when the sending breaks off: of
+/// each partition only so many messages arrive, and it begins again with a record so far before the first that lacks
+/// one. Devices 0 and 1 are in the first partition, 2 and 3 in the second.
+fn logs(records: &[(usize, u8)], breaks: &[([usize; 2], usize)]) -> [VecDeque<Sent>; 2] {
+    let mut logs: [VecDeque<Sent>; 2] = Default::default();
+    let mut from = 0;
+    for (arriving, back) in breaks.iter().chain([&([usize::MAX; 2], 0)]) {
+        let (mut left, mut lacking) = (*arriving, records.len());
+        for (seq, (device, metrics)) in records.iter().enumerate().skip(from) {
+            let partition = device / 2;
+            for metric in 0..*metrics {
+                if left[partition] == 0 {
+                    lacking = lacking.min(seq);
+                    continue;
+                }
+                left[partition] -= 1;
+                logs[partition].push_back((*device, seq as u64, metric));
+            }
+        }
+        from = lacking.saturating_sub(*back);
+    }
+    logs
+}
+
 proptest::proptest! {
+    /// Wherever the sending breaks off, and however the partitions are read among each other, the account is that of a
+    /// model which forgets nothing.
+    #[test]
+    fn narrow_records_count_as_in_a_model(
+        records in proptest::collection::vec((0_usize..4, 1_u8..5), 1..30),
+        breaks in proptest::collection::vec(([0_usize..40, 0_usize..40], 0_usize..6), 0..5),
+        picks in proptest::collection::vec(0_usize..2, 1..300),
+    ) {
+        let mut logs = logs(&records, &breaks);
+        let (mut account, mut messages, mut model) = (Account::default(), BTreeSet::new(), (0, 0));
+        for pick in picks.into_iter().cycle() {
+            let from = if logs[pick].is_empty() { 1 - pick } else { pick };
+            let Some((device, seq, metric)) = logs[from].pop_front() else { break };
+            take(&mut account, &narrow(["a", "b", "c", "d"][device], seq, Some(&metric.to_string()), from as i32));
+            let is_new = messages.range((seq, 0)..=(seq, u8::MAX)).next().is_none();
+            model.0 += u64::from(is_new);
+            model.1 += u64::from(!messages.insert((seq, metric)));
+        }
+        proptest::prop_assert_eq!((account.received(), account.repeated()), model);
+        proptest::prop_assert_eq!((account.missing(), account.out_of_order(), account.unreadable()), (0, 0, 0));
+    }
+
     #[test]
     fn the_size_is_known(
-        records in proptest::collection::vec((0_u32..3, 0_u64..40, 0_usize..4, 0_u64..3), 1..120),
+        records in proptest::collection::vec((0_u32..3, 0_u64..40, 0_usize..4, 0_u64..3, 0_u8..40), 1..120),
     ) {
         let mut account = Account::default();
-        for (run, seq, device, skipped) in records {
-            account.add(&value(["a", "b", "c", "d"][device], run, seq, skipped));
+        for (run, seq, device, skipped, metric) in records {
+            let mut value: serde_json::Value =
+                serde_json::from_slice(&value(["a", "b", "c", "d"][device], run, seq, skipped)).unwrap();
+            value["metric"] = metric.to_string().into();
+            let value = value.to_string();
+            let message = Message {
+                value: value.as_bytes(),
+                encoding: Encoding::Json,
+                partition: i32::from(metric % 3),
+                timestamp_ms: None,
+            };
+            let before = account.entries;
+            account.take(&message);
+            proptest::prop_assert!(account.entries <= before + MESSAGE_ENTRIES_MAX);
         }
         let of = |stream: &StreamAccount| {
             let runs: usize = stream.runs.values().map(|run| 1 + run.entries()).sum();
-            1 + runs + stream.devices.len()
+            let devices: usize = stream.devices.values().map(|device| 1 + device.entries()).sum();
+            1 + runs + devices
         };
         proptest::prop_assert_eq!(account.entries, account.streams.values().map(of).sum::<usize>());
     }
@@ -124,7 +270,7 @@ proptest::proptest! {
         seqs in proptest::collection::vec(0_u64..60, 1..120),
     ) {
         let mut run = Run::default();
-        let mut model = std::collections::BTreeSet::new();
+        let mut model = BTreeSet::new();
         for seq in seqs {
             proptest::prop_assert_eq!(run.insert(seq), model.insert(seq));
         }

@@ -14,7 +14,8 @@ const NAMESPACE: &str = "forebay";
 const DECIMAL: &str = r#"{"type":"bytes","logicalType":"decimal","precision":20,"scale":0}"#;
 const NULLABLE_LONG: &str = r#"["null","long"],"default":null"#;
 
-/// Members that every record has: name, and type with what follows it.
+/// Members that every record has: name, and type with what follows it. Never moved: `kafka::account` reads them, and
+/// `metric` behind them, by their order alone.
 const OWN: [(&str, &str); 11] = [
     ("gateway", r#""string""#),
     ("stream", r#""string""#),

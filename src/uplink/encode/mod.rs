@@ -203,4 +203,6 @@ pub fn encode_json(
 }
 
 #[cfg(test)]
+mod account_tests;
+#[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ const WIRE_VARINT: u64 = 0;
 const WIRE_64_BIT: u64 = 1;
 const WIRE_BYTES: u64 = 2;
 
-/// Members that every record has: type, name, number.
+/// Members that every record has: type, name, number. `kafka::account` reads them, and `metric`, by their numbers.
 const OWN: [(&str, &str, u32); 11] = [
     ("string", "gateway", 1),
     ("string", "stream", 2),

@@ -8,9 +8,9 @@ use super::*;
 use crate::config::{Durability, Retention};
 use crate::reading::{Field, Position, Stamp, Trust, Value};
 
-const TIME_US: i64 = 1_795_348_800_123_456;
+pub(super) const TIME_US: i64 = 1_795_348_800_123_456;
 
-fn lineage() -> Lineage {
+pub(super) fn lineage() -> Lineage {
     Lineage {
         gateway: "truck-17".into(),
         queue: uuid::Uuid::from_u128(0x5f0c_9a1e_0000_4000_8000_0000_0000_0001),
@@ -18,7 +18,7 @@ fn lineage() -> Lineage {
     }
 }
 
-fn record(fields: Vec<Field>) -> Record {
+pub(super) fn record(fields: Vec<Field>) -> Record {
     Record {
         position: Position::new(17, 48_213),
         skipped: 0,
@@ -31,7 +31,7 @@ fn record(fields: Vec<Field>) -> Record {
 }
 
 /// An encoder of the stream `telemetry`; the source `yard` is untyped.
-fn encoder(encoding: Encoding, shape: Shape, cloudevents: bool) -> Encoder {
+pub(super) fn encoder(encoding: Encoding, shape: Shape, cloudevents: bool) -> Encoder {
     let stream = Stream {
         name: "telemetry".into(),
         topic: "plant.telemetry".into(),
@@ -72,7 +72,7 @@ fn register(encoder: &mut Encoder, id: u32) -> String {
 }
 
 /// The values of all messages, and the schema they are written with. Each record is encoded as the drain does it.
-fn encoded(encoder: &mut Encoder, record: &Record) -> (Vec<Vec<u8>>, String) {
+pub(super) fn encoded(encoder: &mut Encoder, record: &Record) -> (Vec<Vec<u8>>, String) {
     let mut out = Encoded::default();
     let mut schema = String::new();
     if encoder.encode(&lineage(), record, &mut out) == Err(NotEncoded::Unregistered) {
@@ -115,7 +115,7 @@ fn proto_text(message: &DynamicMessage, name: &str) -> String {
     message.get_field_by_name(name).unwrap().as_str().unwrap().to_owned()
 }
 
-fn one_of_each() -> Vec<Field> {
+pub(super) fn one_of_each() -> Vec<Field> {
     vec![
         Field::new("temperature_c", Value::float(71.5)),
         Field::new("pump_on", Value::Bool(true)),
@@ -368,7 +368,7 @@ fn events_have_the_attributes_that_the_specification_asks_for() {
     assert!(out.headers(0).is_empty() && out.count() == 1);
 }
 
-fn any_value() -> impl Strategy<Value = Value> {
+pub(super) fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::Bool),
