@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::config::{Kafka, KafkaCompression, Sasl};
 
-/// How often the client reports its connections; small documents, parsed for broker states only.
-pub(super) const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest wait for an answer to a request on a dead link.
-pub(crate) const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the client reports its connections and what it sent.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for an answer to a request on a dead link: the largest batch needs it on the slowest.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most records of one stream inside the client, beside the limit in bytes: each costs about 300 bytes of its own.
 const IN_FLIGHT_RECORDS_MAX: usize = 10_000;
 /// Most records inside the client over all streams.
@@ -66,6 +66,12 @@ pub(super) fn careful_bytes_max(kafka: &Kafka) -> usize {
     CAREFUL_BYTES_MAX.min(written.map_or(usize::MAX, |bytes: usize| bytes / 2))
 }
 
+/// How long a request may wait for its answer, as configured.
+pub(crate) fn socket_timeout(kafka: &Kafka) -> Duration {
+    let written = kafka.properties.get("socket.timeout.ms").and_then(|text| text.parse().ok());
+    written.map_or(SOCKET_TIMEOUT, Duration::from_millis)
+}
+
 /// What one stream may have inside the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -96,8 +102,10 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     set("message.timeout.ms", "0".into());
     // The same partition as Java producers and ksqlDB choose for the same key.
     set("partitioner", "murmur2_random".into());
+    // A batch is compressed whole, so what lingers longer costs less on a metered link.
     set("compression.type", compression(kafka.compression).into());
     set("linger.ms", kafka.linger.as_millis().to_string());
+    // The default of 1 MB takes longer on a slow link than a request may, and would never arrive.
     set("batch.size", BATCH_BYTES_MAX.to_string());
     // The default of 1 GiB would take a small gateway's whole memory in an outage. Twice the window, as librdkafka
     // counts its own overhead, and as each stream's last record may stand beyond its window.
@@ -105,8 +113,11 @@ pub fn producer_properties(kafka: &Kafka, streams: usize) -> Vec<(String, String
     let windows_bytes = window.bytes_max.saturating_mul(streams.max(1)).saturating_mul(2);
     set("queue.buffering.max.kbytes", windows_bytes.div_ceil(1024).max(1024).to_string());
     set("queue.buffering.max.messages", window.records_max.saturating_mul(streams.max(1)).to_string());
+    // What a broker refuses for now (an election, too few replicas in sync) takes seconds to change, and each try is a
+    // whole batch on a metered link; the defaults are 100 ms and 1 s. Above 10 s the link would idle once it has changed.
     set("retry.backoff.ms", "500".into());
     set("retry.backoff.max.ms", "10000".into());
+    // The connections' states, the traffic, and whether each partition makes headway.
     set("statistics.interval.ms", STATISTICS_INTERVAL.as_millis().to_string());
     properties.extend(kafka.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
     properties
@@ -135,14 +146,13 @@ pub(super) fn transactional_properties(
     timeout: Duration,
 ) -> Vec<(String, String)> {
     let mut properties = producer_properties(kafka, streams);
-    let asked = properties.iter().rev().find(|(name, _)| name == "socket.timeout.ms");
-    let asked_ms = asked.and_then(|(_, value)| value.parse::<u128>().ok());
     let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
     set("transactional.id", id.to_owned());
     set("transaction.timeout.ms", timeout.as_millis().to_string());
     // A transaction is given up before Kafka does it; the records are still in the queue.
     set("message.timeout.ms", timeout.as_millis().to_string());
-    set("socket.timeout.ms", asked_ms.unwrap_or(SOCKET_TIMEOUT.as_millis()).min(timeout.as_millis()).to_string());
+    // The library takes none that is longer than a transaction.
+    set("socket.timeout.ms", socket_timeout(kafka).min(timeout).as_millis().to_string());
     // A transaction's records are gathered before it begins.
     set("linger.ms", TRANSACTION_LINGER.as_millis().to_string());
     properties
@@ -153,19 +163,25 @@ pub(super) fn connection_properties(kafka: &Kafka) -> Vec<(String, String)> {
     let mut properties = Vec::new();
     let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
     set("bootstrap.servers", kafka.brokers.join(","));
+    // The cluster's quotas and logs go by it.
     set("client.id", kafka.client_id.clone());
     // KIP-714 would ship client metrics over the metered link.
     set("enable.metrics.push", "false".into());
+    // Connections that idle are closed on purpose; every log would be full of it.
     set("log.connection.close", "false".into());
     // Without keepalive a flow that a mobile network's NAT forgot is found only by the request timeout.
     set("socket.keepalive.enable", "true".into());
+    // The default of 60 s leaves a dead link, and the batch on it, unnoticed for a minute.
     set("socket.timeout.ms", SOCKET_TIMEOUT.as_millis().to_string());
     // TCP, TLS and SASL on a 2G link take longer than 10 s.
     set("socket.connection.setup.timeout.ms", "15000".into());
     // Below the idle limit of NATs and load balancers: close it ourselves rather than find it dead.
     set("connections.max.idle.ms", "240000".into());
+    // Each attempt wakes the radio and costs a handshake; the defaults of 100 ms and 10 s are for data centres. Above
+    // 30 s a link that is back would be found too late.
     set("reconnect.backoff.ms", "500".into());
     set("reconnect.backoff.max.ms", "30000".into());
+    // Changes are noticed by the errors they cause; asking every 5 min, the default, costs data on a link that idles.
     set("topic.metadata.refresh.interval.ms", "900000".into());
     let protocol = match (&kafka.tls, &kafka.sasl) {
         (None, None) => "plaintext",
@@ -241,6 +257,86 @@ mod tests {
 
     fn last<'a>(properties: &'a [(String, String)], name: &str) -> Option<&'a str> {
         properties.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// What counts in the end, by name.
+    fn effective(properties: &[(String, String)]) -> Vec<(&str, &str)> {
+        let last: std::collections::BTreeMap<_, _> =
+            properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        last.into_iter().collect()
+    }
+
+    #[test]
+    fn every_property_of_the_producer_has_the_value_that_is_promised() {
+        let kafka = Kafka { properties: [].into(), ..kafka() };
+        let promised = [
+            ("batch.size", "262144"),
+            ("bootstrap.servers", "a:9092,b:9092"),
+            ("client.id", "truck-17"),
+            ("compression.type", "zstd"),
+            ("connections.max.idle.ms", "240000"),
+            ("enable.idempotence", "true"),
+            ("enable.metrics.push", "false"),
+            ("linger.ms", "50"),
+            ("log.connection.close", "false"),
+            ("message.timeout.ms", "0"),
+            ("partitioner", "murmur2_random"),
+            ("queue.buffering.max.kbytes", "8192"),
+            ("queue.buffering.max.messages", "10000"),
+            ("reconnect.backoff.max.ms", "30000"),
+            ("reconnect.backoff.ms", "500"),
+            ("retry.backoff.max.ms", "10000"),
+            ("retry.backoff.ms", "500"),
+            ("security.protocol", "plaintext"),
+            ("socket.connection.setup.timeout.ms", "15000"),
+            ("socket.keepalive.enable", "true"),
+            ("socket.timeout.ms", "20000"),
+            ("statistics.interval.ms", "5000"),
+            ("topic.metadata.refresh.interval.ms", "900000"),
+        ];
+        assert_eq!(effective(&producer_properties(&kafka, 1)), promised);
+    }
+
+    #[test]
+    fn other_clients_differ_from_the_producer_in_what_they_must() {
+        let kafka = Kafka { properties: [].into(), ..kafka() };
+        let producer = producer_properties(&kafka, 1);
+        let differs = |properties: &[(String, String)]| -> Vec<(String, String)> {
+            let of_producer = effective(&producer);
+            let own = effective(properties).into_iter().filter(|own| !of_producer.contains(own));
+            own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let owned = |properties: &[(&str, &str)]| -> Vec<(String, String)> {
+            properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let letters =
+            [("linger.ms", "0"), ("message.timeout.ms", "30000"), ("topic.metadata.propagation.max.ms", "5000")];
+        assert_eq!(differs(&letter_properties(&kafka)), owned(&letters));
+        let transactional = [
+            ("linger.ms", "2"),
+            ("message.timeout.ms", "10000"),
+            ("socket.timeout.ms", "10000"),
+            ("transaction.timeout.ms", "10000"),
+            ("transactional.id", "id"),
+        ];
+        let properties = transactional_properties(&kafka, 1, "id", Duration::from_secs(10));
+        assert_eq!(differs(&properties), owned(&transactional));
+        let refusal = |refusal: Refusal| -> Vec<(String, String)> {
+            refusal.properties(&kafka).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        };
+        assert_eq!(refusal(Refusal::Stops), owned(&[("enable.gapless.guarantee", "true")]));
+        let careful = [("linger.ms", "100"), ("batch.size", "262144"), ("batch.num.messages", "10000")];
+        assert_eq!(refusal(Refusal::Careful), owned(&careful));
+    }
+
+    #[test]
+    fn the_socket_timeout_is_the_users_where_there_is_one() {
+        assert_eq!(socket_timeout(&kafka()), Duration::from_secs(20));
+        let patient = Kafka { properties: [("socket.timeout.ms".to_owned(), "60000".to_owned())].into(), ..kafka() };
+        assert_eq!(socket_timeout(&patient), Duration::from_secs(60));
+        assert_eq!(last(&producer_properties(&patient, 1), "socket.timeout.ms"), Some("60000"));
+        let transactional = transactional_properties(&patient, 1, "id", Duration::from_secs(30));
+        assert_eq!(last(&transactional, "socket.timeout.ms"), Some("30000"));
     }
 
     #[test]
