@@ -62,6 +62,16 @@ impl EmbeddedKafka {
         self.cluster.broker_up(BROKER).context("embedded kafka cannot come up")
     }
 
+    /// Gives a partition its leader back, or takes it away: without one it takes no records.
+    ///
+    /// # Errors
+    /// The mock cluster refuses.
+    pub fn lead(&self, topic: &str, partition: i32, leads: bool) -> anyhow::Result<()> {
+        let leader = leads.then_some(BROKER);
+        let led = self.cluster.partition_leader(topic, partition, leader);
+        led.with_context(|| format!("partition {partition} of topic {topic} cannot change its leader"))
+    }
+
     /// Each answer comes so much later from now on.
     ///
     /// # Errors
@@ -88,6 +98,11 @@ impl EmbeddedKafka {
     /// So do the next requests to take a group's offsets into a transaction.
     pub fn fail_cursor(&self, codes: &[i16]) {
         self.fail(RDKafkaApiKey::AddOffsetsToTxn, codes);
+    }
+
+    /// Produce requests no longer fail.
+    pub fn heal_produce(&self) {
+        self.cluster.clear_request_errors(RDKafkaApiKey::Produce);
     }
 
     fn fail(&self, request: RDKafkaApiKey, codes: &[i16]) {

@@ -3,8 +3,6 @@
 //! One thread alone polls. Delivery callbacks then come in order and only inside [`Producer::poll`], so they need no
 //! more than an uncontended lock.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +10,12 @@ use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::error::Failure;
 use super::settings::{Refusal, careful_bytes_max, letter_properties, producer_properties};
+use super::statistics::{Statistics, TopicProgress};
 use super::token::Tokens;
 use super::traffic::Traffic;
 use crate::config::{Delivery, Kafka};
@@ -61,6 +60,8 @@ pub struct Outgoing<'a> {
 pub struct Report {
     /// As given in [`Outgoing::token`].
     pub token: usize,
+    /// Where it went or was to go; below 0: that was not known yet.
+    pub partition: i32,
     /// `None`: delivered to all in-sync replicas.
     pub failure: Option<Failure>,
 }
@@ -72,8 +73,8 @@ pub enum Notice {
     Connected,
     /// Every broker connection is down; the client keeps trying.
     AllBrokersDown,
-    /// Produce requests were sent since the last statistics.
-    Requested,
+    /// How far the records of each topic have come.
+    Progress(Vec<TopicProgress>),
     /// What the client moved since it was made.
     Traffic(Traffic),
     /// An error that belongs to no record.
@@ -104,8 +105,6 @@ struct Inbox {
 #[derive(Default)]
 pub(super) struct Context {
     inbox: Mutex<Inbox>,
-    /// Produce requests sent, as of the last statistics.
-    requests: AtomicI64,
     /// Where the login is by token.
     tokens: Option<Tokens>,
 }
@@ -124,47 +123,6 @@ impl Context {
     }
 }
 
-/// What the agent reads of librdkafka's statistics (`STATISTICS.md`): the brokers' connection states, how many
-/// produce requests were sent, and how much was moved.
-#[derive(serde::Deserialize)]
-struct Statistics {
-    #[serde(default)]
-    brokers: HashMap<String, BrokerStatistics>,
-    #[serde(default)]
-    tx: u64,
-    #[serde(default)]
-    tx_bytes: u64,
-    #[serde(default)]
-    rx: u64,
-    #[serde(default)]
-    rx_bytes: u64,
-}
-
-#[derive(serde::Deserialize)]
-struct BrokerStatistics {
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    disconnects: u64,
-    #[serde(default)]
-    req: RequestStatistics,
-}
-
-impl BrokerStatistics {
-    /// Connections that came about. The library's own `connects` counts attempts, and a link that is down has many of
-    /// them; `disconnects` counts only ends of connections that stood.
-    fn connections(&self) -> u64 {
-        let stands = matches!(&*self.state, "UP" | "APIVERSION_QUERY" | "AUTH_HANDSHAKE" | "AUTH_REQ" | "REAUTH");
-        self.disconnects.saturating_add(u64::from(stands))
-    }
-}
-
-#[derive(serde::Deserialize, Default)]
-struct RequestStatistics {
-    #[serde(default, rename = "Produce")]
-    produce: i64,
-}
-
 impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
@@ -180,24 +138,15 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let parsed = match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(parsed) => parsed,
+        let statistics = match Statistics::parse(statistics) {
+            Ok(statistics) => statistics,
             Err(error) => return tracing::debug!(error = %error, "kafka statistics not understood"),
         };
-        if parsed.brokers.values().any(|broker| broker.state == "UP") {
+        if statistics.is_connected() {
             self.notice(Notice::Connected);
         }
-        let requests = parsed.brokers.values().map(|broker| broker.req.produce).sum();
-        self.notice(Notice::Traffic(Traffic {
-            requests: parsed.tx,
-            sent_bytes: parsed.tx_bytes,
-            answers: parsed.rx,
-            received_bytes: parsed.rx_bytes,
-            connections: parsed.brokers.values().map(BrokerStatistics::connections).sum(),
-        }));
-        if self.requests.swap(requests, Ordering::Relaxed) < requests {
-            self.notice(Notice::Requested);
-        }
+        self.notice(Notice::Traffic(statistics.traffic()));
+        self.notice(Notice::Progress(statistics.into_progress()));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -216,8 +165,11 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
-        let failure = result.as_ref().err().map(|(error, _)| Failure::from_error(error));
-        self.inbox().reports.push(Report { token, failure });
+        let (partition, failure) = match result {
+            Ok(message) => (message.partition(), None),
+            Err((error, message)) => (message.partition(), Some(Failure::from_error(error))),
+        };
+        self.inbox().reports.push(Report { token, partition, failure });
     }
 }
 
@@ -343,31 +295,5 @@ pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientCon
             Err(ClientError::Property { name, value: if secret { "***".into() } else { value }, reason })
         }
         Err(error) => Err(ClientError::Creation(error.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn connections(context: &Context, state: &str, connects: u64, disconnects: u64) -> u64 {
-        let broker = format!(r#"{{"state":"{state}","connects":{connects},"disconnects":{disconnects}}}"#);
-        context.stats_raw(format!(r#"{{"brokers":{{"kafka:9092/1":{broker}}},"tx":7}}"#).as_bytes());
-        let notices = std::mem::take(&mut context.inbox().notices);
-        let traffic = notices.into_iter().find_map(|notice| match notice {
-            Notice::Traffic(traffic) => Some(traffic),
-            _ => None,
-        });
-        traffic.unwrap().connections
-    }
-
-    #[test]
-    fn attempts_to_connect_are_no_connections() {
-        let context = Context::default();
-        assert_eq!(connections(&context, "UP", 1, 0), 1);
-        assert_eq!(connections(&context, "CONNECT", 5, 1), 1);
-        assert_eq!(connections(&context, "CONNECT", 500, 1), 1, "a link that is down costs nothing");
-        assert_eq!(connections(&context, "AUTH_REQ", 501, 1), 2);
-        assert_eq!(connections(&context, "UP", 501, 1), 2);
     }
 }

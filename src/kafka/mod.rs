@@ -12,6 +12,7 @@ mod inspect;
 mod probe;
 mod quiet;
 mod settings;
+mod statistics;
 mod tls_files;
 mod token;
 mod traffic;
@@ -26,9 +27,10 @@ pub use inspect::{
     CursorFacts, CursorQuestion, IdAnswer, Inspection, PartitionFacts, ReadAnswer, TopicFacts, TopicSettings,
     TransactionFacts, TransactionQuestions, Unlisted, WriteAnswer, inspect,
 };
-pub use probe::can_take_records;
-pub(crate) use settings::{CAREFUL_BYTES_MAX, Window, batch_bytes_max, stream_window};
+pub use probe::{Doubt, can_take_records};
+pub(crate) use settings::{CAREFUL_BYTES_MAX, Window, batch_bytes_max, socket_timeout, stream_window};
 pub use settings::{Refusal, producer_properties};
+pub use statistics::{PartitionProgress, TopicProgress};
 pub use tls_files::{FirstToExpire, Renewal, TlsFiles};
 pub use traffic::Traffic;
 pub use transaction::{Committed, CursorReader, Group, Remedy, Trouble};

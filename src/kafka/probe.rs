@@ -4,42 +4,124 @@
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::MetadataPartition;
 
 use super::client::client_config;
 use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
 
-/// Looks whether every partition of these topics has a leader and enough replicas in sync; waits at most `wait` for each
-/// topic. Metadata does not say `min.insync.replicas`: more than half of the replicas counts as enough, which is what
-/// it is set to in practice (2 of 3).
+/// What a client makes no headway with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// The topic.
+    pub topic: String,
+    /// These partitions of it; none: it is not known which.
+    pub partitions: Vec<i32>,
+}
+
+/// Looks for each of these topics whether the partitions in doubt have a leader and enough replicas in sync; waits at
+/// most `wait` for each, and no more once the cluster did not answer. Metadata does not say `min.insync.replicas`: more
+/// than half of the replicas counts as enough, which is what it is set to in practice (2 of 3).
 ///
-/// # Errors
-/// In words: the cluster does not answer, or a partition cannot take records.
-pub fn can_take_records(kafka: &Kafka, topics: &[String], wait: Duration) -> Result<(), String> {
+/// Gives for each, in their order, why it could not take records, if so.
+pub fn can_take_records(kafka: &Kafka, doubts: &[Doubt], wait: Duration) -> Vec<Result<(), String>> {
+    let client = match open(kafka) {
+        Ok(client) => client,
+        Err(reason) => return vec![Err(reason); doubts.len()],
+    };
+    Quiet::log_in(&client, wait);
+    let mut silence: Option<String> = None;
+    let ask = |doubt: &Doubt| {
+        if let Some(reason) = &silence {
+            return Err(reason.clone());
+        }
+        let metadata = client.fetch_metadata(Some(&doubt.topic), wait).map_err(|error| {
+            let reason = format!("topic {}: {error}", doubt.topic);
+            silence = Some(reason.clone());
+            reason
+        })?;
+        let found = metadata.topics().first().filter(|found| found.error().is_none());
+        judge(doubt, &found.map_or(Vec::new(), |found| found.partitions().iter().map(Standing::of).collect()))
+    };
+    doubts.iter().map(ask).collect()
+}
+
+fn open(kafka: &Kafka) -> Result<BaseConsumer<Quiet>, String> {
     let mut properties = connection_properties(kafka);
     properties.extend(connection_overrides(kafka));
     for (name, value) in [("group.id", "forebay-probe"), ("enable.auto.commit", "false")] {
         properties.push((name.to_owned(), value.to_owned()));
     }
-    let client: BaseConsumer<Quiet> = client_config(&properties)
-        .map_err(|error| error.to_string())?
-        .create_with_context(Quiet::new(kafka))
-        .map_err(|error| error.to_string())?;
-    Quiet::log_in(&client, wait);
-    for topic in topics {
-        let metadata = client.fetch_metadata(Some(topic), wait).map_err(|error| format!("topic {topic}: {error}"))?;
-        let found = metadata.topics().first().filter(|found| found.error().is_none() && !found.partitions().is_empty());
-        let Some(found) = found else { return Err(format!("topic {topic} is not there")) };
-        for partition in found.partitions() {
-            let (in_sync, replicas) = (partition.isr().len(), partition.replicas().len());
-            if partition.leader() < 0 || in_sync * 2 <= replicas {
-                let (id, leader) = (partition.id(), partition.leader());
-                return Err(format!(
-                    "partition {id} of topic {topic} has leader {leader} and {in_sync} of {replicas} replicas in sync"
-                ));
-            }
-        }
+    let config = client_config(&properties).map_err(|error| error.to_string())?;
+    config.create_with_context(Quiet::new(kafka)).map_err(|error| error.to_string())
+}
+
+/// A partition, as the cluster has it.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    id: i32,
+    leader: i32,
+    in_sync: usize,
+    replicas: usize,
+}
+
+impl Standing {
+    fn of(found: &MetadataPartition) -> Self {
+        let (in_sync, replicas) = (found.isr().len(), found.replicas().len());
+        Self { id: found.id(), leader: found.leader(), in_sync, replicas }
     }
-    Ok(())
+
+    fn takes_records(&self) -> bool {
+        self.leader >= 0 && self.in_sync * 2 > self.replicas
+    }
+}
+
+/// Whether what is in doubt of a topic could take records.
+fn judge(doubt: &Doubt, found: &[Standing]) -> Result<(), String> {
+    let topic = &doubt.topic;
+    if found.is_empty() {
+        return Err(format!("topic {topic} is not there"));
+    }
+    if let Some(id) = doubt.partitions.iter().find(|id| found.iter().all(|partition| partition.id != **id)) {
+        return Err(format!("partition {id} of topic {topic} is not there"));
+    }
+    let is_meant = |id: i32| doubt.partitions.is_empty() || doubt.partitions.contains(&id);
+    match found.iter().find(|partition| is_meant(partition.id) && !partition.takes_records()) {
+        None => Ok(()),
+        Some(Standing { id, leader, in_sync, replicas }) => Err(format!(
+            "partition {id} of topic {topic} has leader {leader} and {in_sync} of {replicas} replicas in sync"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doubt(partitions: &[i32]) -> Doubt {
+        Doubt { topic: "telemetry".into(), partitions: partitions.into() }
+    }
+
+    #[test]
+    fn a_partition_without_leader_or_replicas_speaks_for_itself_alone() {
+        let healthy = Standing { id: 0, leader: 1, in_sync: 2, replicas: 3 };
+        let alone = Standing { id: 1, in_sync: 1, ..healthy };
+        let headless = Standing { id: 2, leader: -1, ..healthy };
+        let found = [healthy, alone, headless];
+        assert_eq!(judge(&doubt(&[0]), &found), Ok(()));
+        assert!(judge(&doubt(&[0, 1]), &found).unwrap_err().contains("partition 1 of topic telemetry"));
+        assert!(judge(&doubt(&[2]), &found).unwrap_err().contains("has leader -1"));
+        assert!(judge(&doubt(&[]), &found).is_err(), "it is not known which of them");
+        assert_eq!(judge(&doubt(&[]), &found[..1]), Ok(()));
+        assert!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 2, ..healthy }]).is_err());
+        assert_eq!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 1, ..healthy }]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_there_takes_no_records() {
+        let found = [Standing { id: 0, leader: 1, in_sync: 1, replicas: 1 }];
+        assert_eq!(judge(&doubt(&[3]), &found), Err("partition 3 of topic telemetry is not there".into()));
+        assert_eq!(judge(&doubt(&[]), &[]), Err("topic telemetry is not there".into()));
+    }
 }

@@ -14,16 +14,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Attempts;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::Backoff;
 use super::metering::Metering;
 use super::schemas::Schemas;
 use super::tls::TlsWatch;
-use super::watchdog::Watchdog;
+use super::watchdog::{Watchdog, stall};
 use super::{Pace, Settings};
 use crate::clock::boot_ns;
-use crate::kafka::{Notice, Producer, Refusal, Report};
+use crate::kafka::{Notice, Producer, Refusal, Report, socket_timeout};
 use crate::metrics::{ByKind, Metrics};
 use crate::queue::Queue;
 use letter::Letters;
@@ -54,6 +55,8 @@ struct Drain<'a> {
     schemas: Schemas,
     letters: Letters,
     rebuild: Option<String>,
+    /// Clients built since the last that delivered something.
+    rebuilds: Attempts,
     watchdog: Watchdog,
     metering: Metering,
     tls: TlsWatch,
@@ -72,7 +75,9 @@ pub fn run(
 ) {
     let backoff = Backoff { first_ns: as_ns(pace.backoff_first), max_ns: as_ns(pace.backoff_max) };
     let outlets = outlet::all(&settings, backoff);
-    let watchdog = Watchdog::new(outlets.len(), as_ns(pace.stall), as_ns(pace.stall_interval));
+    let stall = pace.stall.unwrap_or_else(|| stall(socket_timeout(&settings.kafka)));
+    let topics = settings.streams.iter().map(|stream| &*stream.topic);
+    let watchdog = Watchdog::new(topics, as_ns(stall), as_ns(pace.stall_interval));
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let schemas = Schemas::start(&settings, &stop);
     let kafka = &settings.kafka;
@@ -90,6 +95,7 @@ pub fn run(
         schemas,
         letters: Letters::default(),
         rebuild: None,
+        rebuilds: Attempts::new(Backoff { first_ns: as_ns(pace.rebuild_first), ..backoff }),
         watchdog,
         metering,
         tls,
@@ -117,7 +123,8 @@ pub fn run(
                 drain.letters.renew();
             }
             if drain.refusal() == refusal && !renewed {
-                drain.pause(pace.rebuild_interval);
+                let pause_ns = drain.rebuilds.next_ns(fastrand::f64());
+                drain.pause(Duration::from_nanos(pause_ns));
             }
         }
     }
@@ -184,18 +191,13 @@ impl Drain<'_> {
     /// Gives up a client that is stuck; the queue has all that it held.
     fn watch(&mut self, client: &Producer) {
         let now_ns = boot_ns();
-        for outlet in self.outlets.iter().filter(|outlet| outlet.lane.in_flight().0 == 0) {
-            self.watchdog.sign(outlet.index.0, now_ns);
+        for outlet in &self.outlets {
+            self.watchdog.in_flight(outlet.index.0, outlet.lane.in_flight().0, now_ns);
         }
-        let suspects = self.watchdog.suspects(now_ns);
-        if !suspects.is_empty() {
-            let stuck = self.outlets.iter().filter(|outlet| suspects.contains(&outlet.index.0));
-            let topics = stuck.map(|outlet| outlet.topic.clone()).collect();
-            self.watchdog.ask(&self.settings.kafka, topics);
-        }
-        if self.watchdog.is_client_stuck() {
+        if let Some(topic) = self.watchdog.look(&self.settings.kafka, now_ns) {
             self.metrics.uplink_watchdog_rebuilds.inc();
-            self.rebuild = Some("it is stuck: no delivery report, although the cluster takes records".into());
+            let reason = format!("it is stuck: no headway with topic {topic}, although the cluster takes records");
+            self.rebuild = Some(reason);
             client.purge();
         }
     }
@@ -244,7 +246,7 @@ impl Drain<'_> {
             match notice {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected(),
-                Notice::Requested => self.watchdog.requested(boot_ns()),
+                Notice::Progress(progress) => self.watchdog.progressed(&progress, boot_ns()),
                 Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();

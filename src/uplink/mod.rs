@@ -11,6 +11,7 @@ mod drain;
 pub mod encode;
 mod gate;
 mod health;
+mod inquiry;
 mod lane;
 mod letter;
 mod metering;
@@ -60,10 +61,11 @@ pub struct Pace {
     pub backoff_first: Duration,
     /// Longest such delay.
     pub backoff_max: Duration,
-    /// Least time between two rebuilds of the client.
-    pub rebuild_interval: Duration,
-    /// In flight and without a report for so long, a stream's client may be stuck: three socket timeouts.
-    pub stall: Duration,
+    /// Pause before the client is built anew; doubles up to `backoff_max` until something is delivered.
+    pub rebuild_first: Duration,
+    /// With records in flight that are neither reported nor sent for so long, the client may be stuck. `None`: three
+    /// socket timeouts, and at least a minute.
+    pub stall: Option<Duration>,
     /// Least time between two rebuilds of a client that is stuck.
     pub stall_interval: Duration,
     /// With exactly once: how long an agent waits, give or take a fifth, when another has its transactional id.
@@ -78,8 +80,8 @@ impl Default for Pace {
             first_delay_max: Duration::from_secs(1),
             backoff_first: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),
-            rebuild_interval: Duration::from_secs(5),
-            stall: Duration::from_secs(60),
+            rebuild_first: Duration::from_secs(5),
+            stall: None,
             stall_interval: Duration::from_secs(300),
             fenced_wait: Duration::from_secs(600),
             cursor_refresh: Duration::from_secs(24 * 3600),

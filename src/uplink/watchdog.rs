@@ -1,163 +1,209 @@
-//! Finds a client that is stuck: records in flight, no report and no produce request for long, and yet a fresh client
-//! sees a cluster that could take them.
+//! Finds a client that is stuck: records of a partition neither reported nor sent for long, and yet a fresh client sees a
+//! cluster that could take them.
 //!
-//! A cluster that lacks in-sync replicas is no stuck client: there the client asks again and again, which counts as a
-//! sign of life. The question to the cluster is asked on a thread of its own, as it may take as long as a dead link.
+//! It looks at each partition alone, as one that makes headway must not hide one that does not. What the client took for
+//! a partition and how much of that went into produce requests say its statistics; what is over, the reports. Anything
+//! that is still open is either on its way or waits in the client, and a client that lives sends it again and again while
+//! Kafka refuses it for now: a cluster that lacks in-sync replicas is no stuck client. Its requests to a broker would not
+//! tell that, as those are of all partitions there.
+//!
+//! A client so stuck that it gives no statistics is found by its streams that have no report at all.
+//!
+//! Once the cluster could take records, the client has as long again to find that out by itself: at the end of an outage a
+//! fresh client is often the first to connect.
 
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::inquiry::Inquiry;
 use crate::config::Kafka;
-use crate::kafka::can_take_records;
+use crate::kafka::{Doubt, TopicProgress};
 
-/// How long the cluster may take to answer for one topic.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Shortest stall: a client that lives waits up to 30 s before it connects again, may need another 15 s for that, and
+/// says only every 5 s what it sent.
+const STALL_MIN: Duration = Duration::from_secs(60);
+/// Looks in the time of a stall.
+const LOOKS: u64 = 16;
 
-/// When to ask, and what came of it.
+/// How long a client may get nowhere before the cluster is asked: three times what a request may take.
+pub fn stall(socket_timeout: Duration) -> Duration {
+    socket_timeout.saturating_mul(3).max(STALL_MIN)
+}
+
+/// What was taken, sent and reported, and when any of that last moved.
 #[derive(Debug)]
 pub struct Watchdog {
     stall_ns: u64,
-    interval_ns: u64,
-    /// Last sign of life of each stream, boot time.
-    signs_ns: Vec<u64>,
-    /// When the client last sent a produce request.
-    requested_ns: u64,
-    asked_ns: Option<u64>,
-    answer: Option<Receiver<Result<(), String>>>,
+    look_ns: u64,
+    streams: Vec<Stream>,
+    topics: Vec<Topic>,
+    inquiry: Inquiry,
+    /// What the cluster could take when it was asked, and when it said so.
+    able: Vec<Doubt>,
+    able_ns: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// Which of the topics.
+    topic: usize,
+    /// When something of it was last reported, or nothing of it was in flight.
+    sign_ns: u64,
+    /// Something of it is in flight.
+    is_busy: bool,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: String,
+    partitions: BTreeMap<i32, Partition>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// As of the last statistics.
+    taken: u64,
+    transmitted: u64,
+    /// Until now.
+    reported: u64,
+    /// When something of it was last sent or reported, or nothing of it was open.
+    moved_ns: u64,
+}
+
+impl Partition {
+    /// Whether something is open that the last statistics knew.
+    fn is_open(&self) -> bool {
+        self.taken > self.reported
+    }
 }
 
 impl Watchdog {
-    /// Asks after `stall_ns` without a report, and at most once in `interval_ns`.
-    pub fn new(streams: usize, stall_ns: u64, interval_ns: u64) -> Self {
-        Self { stall_ns, interval_ns, signs_ns: vec![0; streams], requested_ns: 0, asked_ns: None, answer: None }
+    /// `topics`: that of each stream. Asks after `stall_ns` without headway, and at most once in `interval_ns`.
+    pub fn new<'a>(topics: impl Iterator<Item = &'a str>, stall_ns: u64, interval_ns: u64) -> Self {
+        let mut watchdog = Self {
+            stall_ns,
+            look_ns: 0,
+            streams: Vec::new(),
+            topics: Vec::new(),
+            inquiry: Inquiry::new(interval_ns),
+            able: Vec::new(),
+            able_ns: 0,
+        };
+        for name in topics {
+            let known = watchdog.topics.iter().position(|topic| topic.name == name);
+            let topic = known.unwrap_or(watchdog.topics.len());
+            if known.is_none() {
+                watchdog.topics.push(Topic { name: name.to_owned(), partitions: BTreeMap::new() });
+            }
+            watchdog.streams.push(Stream { topic, sign_ns: 0, is_busy: false });
+        }
+        watchdog
     }
 
-    /// There is a new client; a question about the old one is void.
+    /// There is a new client, which counts from zero; a question about the old one is void.
     pub fn new_client(&mut self, now_ns: u64) {
-        self.signs_ns.fill(now_ns);
-        self.requested_ns = now_ns;
-        self.answer = None;
+        self.inquiry.forget();
+        self.able.clear();
+        self.topics.iter_mut().for_each(|topic| topic.partitions.clear());
+        self.streams.iter_mut().for_each(|stream| stream.sign_ns = now_ns);
     }
 
-    /// Kafka reported a record of this stream, or nothing of it is in flight.
-    pub fn sign(&mut self, stream: usize, now_ns: u64) {
-        if let Some(sign_ns) = self.signs_ns.get_mut(stream) {
-            *sign_ns = now_ns;
+    /// So many messages of this stream are in flight.
+    pub fn in_flight(&mut self, stream: usize, messages: usize, now_ns: u64) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.is_busy = messages > 0;
+            if !stream.is_busy {
+                stream.sign_ns = now_ns;
+            }
         }
     }
 
-    /// The client sends produce requests: where none is reported, it is because Kafka refuses them for now.
-    pub fn requested(&mut self, now_ns: u64) {
-        self.requested_ns = now_ns;
+    /// A message of this stream for this partition was reported, whatever came of it.
+    pub fn reported(&mut self, stream: usize, partition: i32, now_ns: u64) {
+        let Some(stream) = self.streams.get_mut(stream) else { return };
+        stream.sign_ns = now_ns;
+        if let Some(topic) = self.topics.get_mut(stream.topic) {
+            let partition = topic.partitions.entry(partition).or_default();
+            partition.reported += 1;
+            partition.moved_ns = now_ns;
+        }
     }
 
-    /// The streams that seem stuck, where it is time to ask about them.
-    pub fn suspects(&mut self, now_ns: u64) -> Vec<usize> {
-        let lately = |since_ns: u64, span_ns: u64| now_ns.saturating_sub(since_ns) < span_ns;
-        // Half the stall is longer than a socket timeout, after which a live client sends again.
-        if lately(self.requested_ns, self.stall_ns / 2)
-            || self.asked_ns.is_some_and(|asked_ns| lately(asked_ns, self.interval_ns))
-        {
-            return Vec::new();
+    /// What the client's statistics say.
+    pub fn progressed(&mut self, progress: &[TopicProgress], now_ns: u64) {
+        for said in progress {
+            let Some(topic) = self.topics.iter_mut().find(|topic| topic.name == said.topic) else { continue };
+            for seen in &said.partitions {
+                let known = topic.partitions.entry(seen.partition).or_default();
+                if seen.taken < known.taken {
+                    // The topic was made anew, and the client counts from zero.
+                    known.reported = 0;
+                }
+                // What is open and was not the last time has only just been taken.
+                if seen.transmitted != known.transmitted || !known.is_open() {
+                    known.moved_ns = now_ns;
+                }
+                (known.taken, known.transmitted) = (seen.taken, seen.transmitted);
+            }
         }
-        let stuck = self.signs_ns.iter().enumerate().filter(|(_, sign_ns)| !lately(**sign_ns, self.stall_ns));
-        let stuck: Vec<usize> = stuck.map(|(stream, _)| stream).collect();
-        if !stuck.is_empty() {
-            self.asked_ns = Some(now_ns);
+    }
+
+    /// Looks whether the client is stuck, and asks the cluster where it seems so. Gives a topic that it makes no headway
+    /// with, although the cluster could take its records.
+    pub fn look(&mut self, kafka: &Kafka, now_ns: u64) -> Option<String> {
+        if now_ns < self.look_ns {
+            return None;
+        }
+        self.look_ns = now_ns.saturating_add(self.stall_ns / LOOKS);
+        let stuck = self.stuck(now_ns);
+        if stuck.is_none() && self.able.is_empty() && self.inquiry.is_due(now_ns) {
+            let doubts = self.doubts(now_ns);
+            if !doubts.is_empty() {
+                self.inquiry.ask(kafka, doubts, now_ns);
+            }
         }
         stuck
     }
 
-    /// Asks the cluster about these topics.
-    pub fn ask(&mut self, kafka: &Kafka, topics: Vec<String>) {
-        let kafka = kafka.clone();
-        let (reply, answer) = sync_channel(1);
-        let asking = std::thread::Builder::new().name("uplink-watchdog".into()).spawn(move || {
-            // Nobody waits any more where the client was built anew meanwhile.
-            let _ = reply.send(can_take_records(&kafka, &topics, ANSWER_MAX));
-        });
-        match asking {
-            Ok(_) => self.answer = Some(answer),
-            Err(error) => tracing::warn!(error = %error, "watchdog cannot start its thread"),
+    /// What the client makes no headway with.
+    fn doubts(&self, now_ns: u64) -> Vec<Doubt> {
+        let is_long = |since_ns: u64| now_ns.saturating_sub(since_ns) >= self.stall_ns;
+        let mut doubts = Vec::new();
+        for (index, topic) in self.topics.iter().enumerate() {
+            let mut busy = self.streams.iter().filter(|stream| stream.topic == index && stream.is_busy).peekable();
+            if busy.peek().is_none() {
+                continue;
+            }
+            let still = topic.partitions.iter().filter(|(_, known)| known.is_open() && is_long(known.moved_ns));
+            let partitions: Vec<i32> = still.map(|(id, _)| *id).collect();
+            let is_silent = busy.any(|stream| is_long(stream.sign_ns));
+            if !partitions.is_empty() || is_silent && topic.partitions.values().all(|known| is_long(known.moved_ns)) {
+                doubts.push(Doubt { topic: topic.name.clone(), partitions });
+            }
         }
+        doubts
     }
 
-    /// The answer, once: whether the client is stuck, and not the cluster; a report that came meanwhile speaks for it.
-    pub fn is_client_stuck(&mut self) -> bool {
-        let Some(answer) = &self.answer else { return false };
-        let answer = match answer.try_recv() {
-            Err(TryRecvError::Empty) => return false,
-            Err(TryRecvError::Disconnected) => Err("the question failed".to_owned()),
-            Ok(answer) => answer,
-        };
-        self.answer = None;
-        if let Err(reason) = &answer {
-            tracing::info!(reason, "nothing is delivered, as the cluster cannot take records");
+    /// A topic that the cluster could take all the time, and that is in doubt all the same.
+    fn stuck(&mut self, now_ns: u64) -> Option<String> {
+        let able = self.inquiry.take_able();
+        if !able.is_empty() {
+            (self.able, self.able_ns) = (able, now_ns);
         }
-        let asked_ns = self.asked_ns.unwrap_or_default();
-        answer.is_ok() && self.signs_ns.iter().any(|sign_ns| sign_ns.saturating_add(self.stall_ns) <= asked_ns)
+        if self.able.is_empty() || now_ns.saturating_sub(self.able_ns) < self.stall_ns {
+            return None;
+        }
+        let doubts = self.doubts(now_ns);
+        let is_still = |able: &Doubt| {
+            let same = doubts.iter().find(|doubt| doubt.topic == able.topic);
+            same.is_some_and(|doubt| {
+                able.partitions.is_empty() || able.partitions.iter().any(|id| doubt.partitions.contains(id))
+            })
+        };
+        std::mem::take(&mut self.able).into_iter().find(is_still).map(|able| able.topic)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STALL: u64 = 60;
-    const INTERVAL: u64 = 300;
-
-    fn watchdog() -> Watchdog {
-        let mut watchdog = Watchdog::new(2, STALL, INTERVAL);
-        watchdog.new_client(1_000);
-        watchdog
-    }
-
-    #[test]
-    fn only_the_stream_without_a_report_is_suspect() {
-        let mut watchdog = watchdog();
-        watchdog.sign(1, 1_030);
-        assert_eq!(watchdog.suspects(1_059), [0; 0]);
-        assert_eq!(watchdog.suspects(1_060), [0]);
-    }
-
-    #[test]
-    fn a_client_that_sends_again_and_again_is_not_stuck() {
-        let mut watchdog = watchdog();
-        watchdog.requested(1_050);
-        assert_eq!(watchdog.suspects(1_079), [0; 0]);
-        assert_eq!(watchdog.suspects(1_080), [0, 1]);
-    }
-
-    #[test]
-    fn it_asks_at_most_once_in_its_interval_also_about_a_new_client() {
-        let mut watchdog = watchdog();
-        assert_eq!(watchdog.suspects(1_100), [0, 1]);
-        assert_eq!(watchdog.suspects(1_101), [0; 0]);
-        watchdog.new_client(1_110);
-        assert_eq!(watchdog.suspects(1_399), [0; 0]);
-        assert_eq!(watchdog.suspects(1_400), [0, 1]);
-    }
-
-    #[test]
-    fn an_answer_counts_once_and_not_for_another_client() {
-        let mut watchdog = watchdog();
-        assert!(!watchdog.is_client_stuck(), "nothing was asked");
-        assert_eq!(watchdog.suspects(1_100), [0, 1]);
-        let answered = |answer: Result<(), String>| {
-            let (reply, receiver) = sync_channel(1);
-            reply.send(answer).unwrap();
-            Some(receiver)
-        };
-        watchdog.answer = answered(Err("no leader".into()));
-        assert!(!watchdog.is_client_stuck());
-        watchdog.answer = answered(Ok(()));
-        assert!(watchdog.is_client_stuck());
-        assert!(!watchdog.is_client_stuck());
-        watchdog.answer = answered(Ok(()));
-        (0..2).for_each(|stream| watchdog.sign(stream, 1_101));
-        assert!(!watchdog.is_client_stuck(), "it was slow");
-        watchdog.answer = answered(Ok(()));
-        watchdog.new_client(2_000);
-        assert!(!watchdog.is_client_stuck());
-    }
-}
+#[path = "watchdog_tests.rs"]
+mod tests;

@@ -34,8 +34,8 @@ const PACE: Pace = Pace {
     first_delay_max: Duration::ZERO,
     backoff_first: Duration::from_millis(20),
     backoff_max: Duration::from_millis(200),
-    rebuild_interval: Duration::from_millis(50),
-    stall: Duration::from_secs(60),
+    rebuild_first: Duration::from_millis(50),
+    stall: None,
     stall_interval: Duration::from_secs(300),
     fenced_wait: Duration::from_secs(600),
     cursor_refresh: Duration::from_secs(24 * 3600),
@@ -420,7 +420,7 @@ fn a_stuck_client_is_replaced_once_and_without_loss() {
     bench.settings.kafka.linger = Duration::from_secs(900);
     bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
     bench.push(0, 100);
-    let uplink = bench.start_paced(Pace { stall: Duration::from_millis(400), ..PACE });
+    let uplink = bench.start_paced(Pace { stall: Some(Duration::from_millis(400)), ..PACE });
     wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
     wait_for("the new client", || {
         bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == 100
@@ -431,13 +431,60 @@ fn a_stuck_client_is_replaced_once_and_without_loss() {
     assert_whole(&bench.account("telemetry"), 100);
 }
 
+/// As before, with a second stream whose topic cannot take records: that is its own affair.
+#[test]
+fn a_topic_that_takes_no_records_does_not_hide_a_stuck_client() {
+    let mut bench = Bench::new(&["telemetry", "alarms"]);
+    bench.settings.kafka.linger = Duration::from_secs(900);
+    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
+    bench.broker.lead("alarms", 0, false).unwrap();
+    // What fits the smallest window.
+    bench.push(0, 40);
+    bench.push(1, 10);
+    let uplink = bench.start_paced(Pace { stall: Some(Duration::from_millis(400)), ..PACE });
+    wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
+    bench.broker.lead("alarms", 0, true).unwrap();
+    wait_for("the new client", || {
+        bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == 50
+    });
+    wait_for("its connection", || uplink.status().state == "up");
+    bench.end(uplink);
+    assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 1);
+    assert_whole(&bench.account("telemetry"), 40);
+}
+
+/// Nor is a cluster that lacks a leader, while another stream is delivered all the time.
+#[test]
+fn a_topic_without_a_leader_beside_one_that_is_delivered_is_no_stuck_client() {
+    let mut bench = Bench::new(&["telemetry", "alarms"]);
+    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
+    bench.broker.lead("alarms", 0, false).unwrap();
+    bench.push(1, 10);
+    let uplink = bench.start_paced(Pace {
+        // The client looks for a leader every second.
+        stall: Some(Duration::from_millis(1_500)),
+        stall_interval: Duration::from_millis(100),
+        ..PACE
+    });
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        bench.push(0, 10);
+        bench.drained(0);
+    }
+    bench.broker.lead("alarms", 0, true).unwrap();
+    bench.drained(1);
+    bench.end(uplink);
+    assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 0);
+    assert_whole(&bench.account("alarms"), 10);
+}
+
 #[test]
 fn a_cluster_without_enough_replicas_is_no_stuck_client() {
     let mut bench = Bench::new(&["telemetry"]);
     bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
-    bench.broker.fail_produce(&[NOT_ENOUGH_REPLICAS; 20]);
+    bench.broker.fail_produce(&[NOT_ENOUGH_REPLICAS; 40]);
     bench.push(0, 100);
-    let uplink = bench.start_paced(Pace { stall: Duration::from_millis(800), ..PACE });
+    let uplink = bench.start_paced(Pace { stall: Some(Duration::from_millis(800)), ..PACE });
     bench.drained(0);
     bench.end(uplink);
     assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 0);

@@ -8,7 +8,7 @@ use forebay::metrics::ByKind;
 use forebay::uplink::Uplink;
 
 use super::rate::budget;
-use super::{Bench, assert_whole, dead_letters, poison, wait_for};
+use super::{Bench, NOT_ENOUGH_REPLICAS, assert_whole, dead_letters, poison, wait_for};
 
 pub fn bench(streams: &[&str]) -> Bench {
     let mut bench = Bench::new(streams);
@@ -188,6 +188,48 @@ fn a_backlog_of_many_messages_a_record_fills_transactions_and_breaks_none() {
     bench.end(uplink);
     assert_eq!((transactions(&bench, "aborted"), transactions(&bench, "unknown")), (0, 0));
     assert_eq!(bench.read("telemetry").len(), 63_000);
+}
+
+/// The double of a stuck client: its requests come to nothing, while the cluster says that all is well.
+#[test]
+fn a_client_whose_transactions_time_out_is_replaced_once_and_without_loss() {
+    let mut bench = bench(&["telemetry", "alarms"]);
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(1) });
+    let uplink = bench.start();
+    wait_for("the cursors", || transactions(&bench, "committed") == 2);
+    bench.broker.fail_produce(&[NOT_ENOUGH_REPLICAS; 1_000]);
+    bench.push(0, 100);
+    wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
+    let aborted = transactions(&bench, "aborted");
+    assert!(aborted >= 3, "{aborted} transactions timed out");
+    wait_for("more of them", || transactions(&bench, "aborted") >= aborted + 4);
+    bench.broker.heal_produce();
+    bench.drained(0);
+    assert_eq!((bench.metrics.uplink_watchdog_rebuilds.get(), bench.metrics.uplink_client_rebuilds.get()), (1, 1));
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+}
+
+/// As before, but for a partition without leader: the cluster says that all is not well.
+#[test]
+fn a_client_whose_transactions_time_out_is_kept_while_the_cluster_cannot_take_records() {
+    let mut bench = bench(&["telemetry"]);
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(1) });
+    bench.settings.streams[0].topic = "wide".into();
+    bench.broker.create_topic("wide", 2).unwrap();
+    let uplink = bench.start();
+    wait_for("the cursor", || transactions(&bench, "committed") == 1);
+    // All devices are in the other one; the double of a broker does not survive a record for a partition without leader.
+    bench.broker.lead("wide", 1, false).unwrap();
+    bench.broker.fail_produce(&[NOT_ENOUGH_REPLICAS; 1_000]);
+    bench.push(0, 100);
+    wait_for("transactions to time out", || transactions(&bench, "aborted") >= 7);
+    assert_eq!((bench.metrics.uplink_watchdog_rebuilds.get(), bench.metrics.uplink_client_rebuilds.get()), (0, 0));
+    bench.broker.heal_produce();
+    bench.broker.lead("wide", 1, true).unwrap();
+    bench.drained(0);
+    bench.end(uplink);
+    assert_whole(&bench.account("wide"), 100);
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Drain<'_> {
                     self.letters.traffic = traffic;
                 }
                 Notice::Trouble(failure) => tracing::debug!(error = %failure, "kafka client of dead letters"),
-                Notice::Connected | Notice::AllBrokersDown | Notice::Requested => {}
+                Notice::Connected | Notice::AllBrokersDown | Notice::Progress(_) => {}
             }
         }
         for report in reports {

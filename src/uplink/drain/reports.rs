@@ -27,11 +27,12 @@ impl Drain<'_> {
     fn report(&mut self, report: Report, now_ns: u64) {
         let Some(sent) = self.tokens.give_back(report.token) else { return };
         let Some(place) = self.outlets.iter().position(|outlet| outlet.index.0 == sent.stream) else { return };
-        self.watchdog.sign(sent.stream, now_ns);
+        self.watchdog.reported(sent.stream, report.partition, now_ns);
         let outlet = &mut self.outlets[place];
         match &report.failure {
             None => {
                 outlet.timestamps.accepted(sent.timestamp_ms);
+                self.rebuilds.succeeded();
                 self.connected();
             }
             Some(failure) => {

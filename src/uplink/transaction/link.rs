@@ -21,7 +21,8 @@ impl Exactly<'_> {
             match notice {
                 Notice::Connected => self.connected(),
                 Notice::AllBrokersDown => self.disconnected("all brokers are down".into()),
-                Notice::Requested => {}
+                // Whether the client is stuck is judged by how transactions end, see `stalls`.
+                Notice::Progress(_) => {}
                 Notice::Traffic(traffic) => self.metering.counted(traffic, self.in_flight_bytes(), &self.metrics),
                 Notice::Trouble(failure) => {
                     let kind = failure.class.as_str();

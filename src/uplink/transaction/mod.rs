@@ -3,7 +3,8 @@
 //! One transaction has records of one stream, one lane and one run, ascending. `session` says what the client does next,
 //! `cursor` what Kafka keeps and what a start makes of it, `names` what it is kept under (all pure); `thread` does it:
 //! `look` reads the cursors, `batch` reads records, `filling` puts them into transactions, `schema` has what they need
-//! registered before, `letter` sets records aside, `link` serves the client, `outcome` tells the queue.
+//! registered before, `letter` sets records aside, `link` serves the client, `outcome` tells the queue, `stalls` finds a
+//! client that is stuck.
 //!
 //! # Why nothing is delivered twice
 //!
@@ -31,6 +32,7 @@ mod outlet;
 mod reading;
 mod schema;
 mod session;
+mod stalls;
 mod thread;
 
 #[cfg(test)]

@@ -15,8 +15,12 @@ use crate::queue::lane::Lanes;
 use crate::reading::Position;
 use crate::uplink::lane::Backoff;
 
-const PATIENCE: Patience =
-    Patience { backoff: Backoff { first_ns: 1, max_ns: 1 }, rebuild_ns: 1, fenced_ns: 1, transaction_ns: 5 };
+const PATIENCE: Patience = Patience {
+    backoff: Backoff { first_ns: 1, max_ns: 1 },
+    rebuild: Backoff { first_ns: 2, max_ns: 2 },
+    fenced_ns: 1,
+    transaction_ns: 5,
+};
 
 /// How a step of the client ends, and whether Kafka did it.
 #[derive(Debug, Clone, Copy)]

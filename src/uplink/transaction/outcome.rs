@@ -21,8 +21,12 @@ impl Exactly<'_> {
         self.count("committed");
         self.metrics.uplink_possible_duplicates.inc_by(open.doubtful);
         self.size.took(open.bytes, now_ns.saturating_sub(open.began_ns));
+        if open.range.is_some() {
+            self.session.proven();
+        }
         let outlet = &mut self.outlets[open.place];
         outlet.committed_ns = Some(now_ns);
+        self.stalls.ended(outlet.index.0, false);
         if let (Some(skipped), Some((position, _))) = (open.letter, open.range) {
             return self.letter_committed(open.place, position, skipped);
         }
@@ -66,6 +70,7 @@ impl Exactly<'_> {
             open.failure.clone().unwrap_or_else(|| (None, Failure::retried("transaction was aborted".into())));
         let now_ns = boot_ns();
         let outlet = &mut self.outlets[open.place];
+        self.stalls.ended(outlet.index.0, self.session.has_timed_out());
         if failure.class == Class::Retried && !open.incomplete {
             self.size.timed_out();
         }

@@ -5,10 +5,7 @@
 //! truth. A transaction whose commit did not end well is never judged by its error: the client is destroyed, the next
 //! one reads the cursor.
 
-use super::super::lane::Backoff;
-
-/// Transactions that time out in a row before the client is thought to be stuck.
-const STUCK_AFTER: u32 = 3;
+use super::super::backoff::{Attempts, Backoff};
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +86,7 @@ pub struct Patience {
     /// Between tries to reach Kafka.
     pub backoff: Backoff,
     /// Before a new client takes the place of one that was lost.
-    pub rebuild_ns: u64,
+    pub rebuild: Backoff,
     /// Before another look after another agent was found.
     pub fenced_ns: u64,
     /// Kafka gives a transaction up after this time.
@@ -118,10 +115,10 @@ pub struct Session {
     attempt: u32,
     /// When the open transaction began.
     opened_ns: Option<u64>,
-    /// Transactions in a row that were aborted because nothing was reported.
-    timed_out: u32,
-    /// The open transaction is aborted because of that.
-    times_out: bool,
+    /// Clients lost since records were last committed.
+    losses: Attempts,
+    /// The last transaction that failed did so because nothing was reported.
+    timed_out: bool,
     another: bool,
     /// Times in a row that Kafka refused the transactional id.
     denied: u32,
@@ -136,8 +133,8 @@ impl Session {
             wait_until_ns: 0,
             attempt: 0,
             opened_ns: None,
-            timed_out: 0,
-            times_out: false,
+            losses: Attempts::new(patience.rebuild),
+            timed_out: false,
             another: false,
             denied: 0,
         }
@@ -171,6 +168,11 @@ impl Session {
         self.opened_ns.is_some()
     }
 
+    /// Whether the transaction that was aborted last failed because nothing was reported in time.
+    pub fn has_timed_out(&self) -> bool {
+        self.timed_out
+    }
+
     /// The cursors were read, or not.
     pub fn read(&mut self, sight: Sight, now_ns: u64, chance: f64) -> Option<Event> {
         match (sight, self.stage) {
@@ -193,7 +195,7 @@ impl Session {
     /// A transaction was begun and all its records were handed over.
     pub fn begun(&mut self, now_ns: u64) {
         self.opened_ns = Some(now_ns);
-        self.times_out = false;
+        self.timed_out = false;
         self.stage = Stage::Delivering;
     }
 
@@ -204,7 +206,7 @@ impl Session {
 
     /// The open transaction cannot be completed. `times_out`: as nothing was reported in time.
     pub fn failed(&mut self, times_out: bool) {
-        self.times_out = times_out;
+        self.timed_out = times_out;
         self.stage = Stage::Aborting;
     }
 
@@ -221,34 +223,30 @@ impl Session {
                 self.stage = Stage::Committing;
                 None
             }
-            (Outcome::Done, Stage::Committing) => {
-                self.timed_out = 0;
-                Some(self.closed(Event::Committed))
-            }
-            (Outcome::Done, Stage::Aborting) => {
-                self.timed_out = if self.times_out { self.timed_out + 1 } else { 0 };
-                if self.timed_out >= STUCK_AFTER {
-                    return Some(self.lost(now_ns));
-                }
-                Some(self.closed(Event::Aborted))
-            }
+            (Outcome::Done, Stage::Committing) => Some(self.closed(Event::Committed)),
+            (Outcome::Done, Stage::Aborting) => Some(self.closed(Event::Aborted)),
             // Nothing of it was committed.
             (Outcome::Abort, Stage::Offsetting) => {
                 self.failed(false);
                 None
             }
             // A commit that was sent may have arrived, whatever the client says of it.
-            _ => Some(self.lost(now_ns)),
+            _ => Some(self.lost(now_ns, chance)),
         }
     }
 
     /// The client says at any time that it can no longer be used.
     pub fn lost_client(&mut self, loss: Loss, now_ns: u64, chance: f64) -> Event {
         match loss {
-            Loss::Broken => self.lost(now_ns),
+            Loss::Broken => self.lost(now_ns, chance),
             Loss::Fenced => self.fenced_or_late(now_ns, chance),
             Loss::Denied => self.denied(now_ns, chance),
         }
+    }
+
+    /// Records were committed: the client is of use.
+    pub fn proven(&mut self) {
+        self.losses.succeeded();
     }
 
     /// The client is to be changed for no fault of its own.
@@ -269,15 +267,18 @@ impl Session {
         event
     }
 
-    fn lost(&mut self, now_ns: u64) -> Event {
-        self.restart(now_ns.saturating_add(self.patience.rebuild_ns));
+    /// The next client waits longer each time, and each agent of a fleet as long as chance has it: what takes their
+    /// clients away takes them all at once.
+    fn lost(&mut self, now_ns: u64, chance: f64) -> Event {
+        let wait_ns = self.losses.next_ns(chance);
+        self.restart(now_ns.saturating_add(wait_ns));
         Event::Lost
     }
 
     /// Kafka fences a client as well when it gives up a transaction that took too long.
     fn fenced_or_late(&mut self, now_ns: u64, chance: f64) -> Event {
         let late = self.opened_ns.is_some_and(|at| now_ns.saturating_sub(at) >= self.patience.transaction_ns);
-        if late { self.lost(now_ns) } else { self.fenced(now_ns, chance) }
+        if late { self.lost(now_ns, chance) } else { self.fenced(now_ns, chance) }
     }
 
     /// Another agent has the transactional id: it is not taken back at once, so that two do not fight for it.
@@ -291,7 +292,8 @@ impl Session {
     /// Somebody must give the right first: asked after growing pauses, with a new client, as this one takes no answer
     /// any more.
     fn denied(&mut self, now_ns: u64, chance: f64) -> Event {
-        let wait_ns = self.patience.backoff.delay_ns(self.denied, chance).max(self.patience.rebuild_ns);
+        let least_ns = self.patience.rebuild.delay_ns(0, chance);
+        let wait_ns = self.patience.backoff.delay_ns(self.denied, chance).max(least_ns);
         self.denied = self.denied.saturating_add(1);
         self.restart(now_ns.saturating_add(wait_ns));
         Event::Denied
@@ -301,7 +303,6 @@ impl Session {
         self.stage = Stage::Looking;
         self.wait_until_ns = wait_until_ns;
         self.opened_ns = None;
-        self.timed_out = 0;
         self.attempt = 0;
     }
 }
@@ -313,7 +314,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const PATIENCE: Patience = Patience {
         backoff: Backoff { first_ns: SECOND, max_ns: 60 * SECOND },
-        rebuild_ns: 5 * SECOND,
+        rebuild: Backoff { first_ns: 5 * SECOND, max_ns: 60 * SECOND },
         fenced_ns: 600 * SECOND,
         transaction_ns: 30 * SECOND,
     };
@@ -354,7 +355,7 @@ mod tests {
     fn a_commit_that_did_not_end_well_is_judged_by_the_cursor_alone() {
         for outcome in [Outcome::Abort, Outcome::Gone(Loss::Broken)] {
             let mut session = committing();
-            assert_eq!(session.ended(outcome, 0, 0.5), Some(Event::Lost), "{outcome:?}");
+            assert_eq!(session.ended(outcome, 0, 1.0), Some(Event::Lost), "{outcome:?}");
             assert_eq!(session.step(0), Step::Wait(5 * SECOND));
             assert_eq!(session.step(5 * SECOND), Step::Look);
         }
@@ -417,16 +418,32 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_times_out_again_and_again_is_replaced() {
+    fn transactions_that_time_out_do_not_cost_the_client() {
         let mut session = ready();
-        for _ in 1..STUCK_AFTER {
+        for times_out in [true, true, true, true, false] {
             session.begun(0);
-            session.failed(true);
+            session.failed(times_out);
             assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Aborted));
+            assert_eq!((session.has_timed_out(), session.step(0)), (times_out, Step::Begin));
         }
-        session.begun(0);
-        session.failed(true);
-        assert_eq!(session.ended(Outcome::Done, 0, 0.5), Some(Event::Lost));
+    }
+
+    #[test]
+    fn the_next_client_waits_longer_each_time_until_records_are_committed() {
+        let mut session = Session::new(PATIENCE);
+        let mut lost = |chance: f64, proven: bool| {
+            if proven {
+                session.proven();
+            }
+            assert_eq!(session.lost_client(Loss::Broken, 0, chance), Event::Lost);
+            match session.step(0) {
+                Step::Wait(until_ns) => until_ns / 1_000_000,
+                step => panic!("{step:?}"),
+            }
+        };
+        assert_eq!([(); 6].map(|()| lost(1.0, false)), [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]);
+        assert_eq!([lost(1.0, true), lost(0.0, true), lost(0.5, true)], [5_000, 2_500, 3_750]);
+        assert_eq!(lost(0.5, false), 7_500);
     }
 
     #[test]

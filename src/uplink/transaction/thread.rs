@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::names::transactional_id;
 use super::outlet::{Open, Outlet, Size};
 use super::session::{Event as Turn, Loss, Patience, Session, Step};
+use super::stalls::Stalls;
 use crate::clock::boot_ns;
 use crate::config::Transactions;
 use crate::kafka::{Failure, Notice, Producer, Report, Window, stream_window};
@@ -29,7 +30,8 @@ pub(super) const SLICE: Duration = Duration::from_millis(500);
 pub(super) const TOPIC_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a push.
 const IDLE_MAX: Duration = Duration::from_millis(200);
-/// Longest pause between two tries to read the cursors: the agent has no client then that would notice the link.
+/// Longest pause between two tries to read the cursors, and before a client that was lost has a successor: the agent has
+/// none then that would notice the link.
 const LOOK_NS_MAX: u64 = 15_000_000_000;
 /// How long the open transaction may take at the end, with a link and without.
 const FINISH_UP_NS: u64 = 2_500_000_000;
@@ -63,6 +65,7 @@ pub(super) struct Exactly<'a> {
     pushes_seen: u64,
     tls: TlsWatch,
     pub(super) renew: bool,
+    pub(super) stalls: Stalls,
 }
 
 /// Runs until `stop`.
@@ -83,9 +86,10 @@ pub(in crate::uplink) fn run(
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let kafka = &settings.kafka;
     let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
+    let backoff = Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff };
     let patience = Patience {
-        backoff: Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff },
-        rebuild_ns: as_ns(pace.rebuild_interval),
+        backoff,
+        rebuild: Backoff { first_ns: as_ns(pace.rebuild_first), ..backoff },
         fenced_ns: as_ns(pace.fenced_wait),
         transaction_ns: as_ns(how.timeout),
     };
@@ -93,6 +97,7 @@ pub(in crate::uplink) fn run(
     let schemas = Schemas::start(&settings, &stop);
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let window = stream_window(&settings.kafka, outlets.len());
+    let stalls = Stalls::new(outlets.len(), as_ns(pace.stall_interval));
     let mut thread = Exactly {
         lives: queue.lives(),
         settings,
@@ -119,6 +124,7 @@ pub(in crate::uplink) fn run(
         pushes_seen: 0,
         tls,
         renew: false,
+        stalls,
     };
     thread.metering.show(&thread.metrics);
     thread.metrics.uplink_fenced.set(0);
@@ -223,6 +229,7 @@ impl Exactly<'_> {
             Ok(made) => {
                 *client = Some(made);
                 self.renew = false;
+                self.stalls.new_client();
                 None
             }
             Err(error) => {
@@ -238,6 +245,9 @@ impl Exactly<'_> {
         self.look_at_registry();
         if self.renew {
             return None;
+        }
+        if let Some(turn) = self.look_for_stall() {
+            return Some(turn);
         }
         for place in 0..self.outlets.len() {
             let outlet = &self.outlets[place];

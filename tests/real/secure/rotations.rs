@@ -109,7 +109,7 @@ fn under_load() {
     cluster.present(1, &[1]);
     scene.kafka.up();
     scene.wait_until_delivered(&agent);
-    // After a minute the watchdog would make a client of the new files as well: it must not be what saved us.
+    // After two minutes the watchdog would make a client of the new files as well: it must not be what saved us.
     assert_eq!(agent.metric("forebay_uplink_watchdog_rebuilds_total"), 0.0, "the client went on with the old files");
     assert!(
         agent.metric("forebay_uplink_client_rebuilds_total") >= applied(&agent) as f64,
