@@ -14,26 +14,25 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tokio_util::sync::CancellationToken;
 
+use super::cursors::{ID, WITH_AN_ID};
 use super::{BROKER, PATIENCE, finish, fleet, let_run, scene, transactions, wait_for_transactions};
 use crate::process::wait_for;
 use crate::scene::Scene;
 
-const EXACTLY_ONCE: &str =
-    "delivery = \"exactly-once\"\ntransaction-timeout = \"10s\"\ntransactional-id = \"gateway-1\"";
 const ELSEWHERE: &str = "elsewhere";
 
 /// The other producer, with the transactional id of the agents here.
-struct Rival(BaseProducer);
+pub(super) struct Rival(BaseProducer);
 
 impl Rival {
-    fn new(scene: &Scene) -> Self {
+    pub(super) fn new(scene: &Scene) -> Self {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &scene.kafka.bootstrap).set("transactional.id", "gateway-1");
+        config.set("bootstrap.servers", &scene.kafka.bootstrap).set("transactional.id", ID);
         Self(config.create().unwrap())
     }
 
-    /// Fences whoever has the id.
-    fn take_over(&self) {
+    /// Fences whoever has the id; what was left open by then has ended.
+    pub(super) fn take_over(&self) {
         self.0.init_transactions(PATIENCE).unwrap();
     }
 
@@ -55,7 +54,7 @@ impl Rival {
 
 fn scene_with_an_id(name: &'static str) -> Scene {
     let mut scene = scene(name, &BROKER);
-    scene.kafka_lines = EXACTLY_ONCE;
+    scene.kafka_lines = WITH_AN_ID;
     scene.kafka.topic(&[ELSEWHERE, "1"]);
     scene
 }
@@ -100,7 +99,7 @@ fn a_fenced_agent_says_so_and_does_not_fence_back() {
 fn a_fenced_agent_takes_the_id_back_after_its_wait() {
     const WAIT: Duration = Duration::from_secs(5);
     let mut scene = scene_with_an_id("once::a_fenced_agent_takes_the_id_back_after_its_wait");
-    let (queue, uplink, metrics, stop) = start(&scene, WAIT);
+    let (queue, uplink, metrics, stop) = start(&scene, Pace { fenced_wait: WAIT, ..Pace::default() });
     let mut pushed = 0;
     // Something is in flight at any moment.
     let mut push_until = |what: &str, is_true: &dyn Fn() -> bool| {
@@ -140,7 +139,7 @@ fn a_fenced_agent_takes_the_id_back_after_its_wait() {
 }
 
 /// A queue and its uplink in this process, as the scene configures them.
-fn start(scene: &Scene, wait: Duration) -> (Queue, Uplink, Arc<Metrics>, CancellationToken) {
+pub(super) fn start(scene: &Scene, pace: Pace) -> (Queue, Uplink, Arc<Metrics>, CancellationToken) {
     let loaded = config::load(&scene.configure("", None)).unwrap_or_else(|errors| panic!("{errors}")).config;
     let (metrics, _) = Metrics::new();
     let settings = queue::Settings {
@@ -153,7 +152,6 @@ fn start(scene: &Scene, wait: Duration) -> (Queue, Uplink, Arc<Metrics>, Cancell
     let kafka = loaded.kafka.unwrap();
     let settings = uplink::Settings { kafka, streams: loaded.streams, gateway: loaded.gateway };
     let stop = CancellationToken::new();
-    let pace = Pace { fenced_wait: wait, ..Pace::default() };
     let uplink = Uplink::start_paced(settings, pace, queue.clone(), Arc::clone(&metrics), stop.clone()).unwrap();
     (queue, uplink, metrics, stop)
 }
