@@ -52,6 +52,10 @@ fn counted_bytes() -> u64 {
     text.split_ascii_whitespace().skip_while(|word| *word != "bytes").nth(1).unwrap().parse().unwrap()
 }
 
+/// The only stream of a backlog where there is one.
+const TELEMETRY: usize = 0;
+const ALARMS: &str = "alarms";
+
 struct Bench {
     broker: EmbeddedKafka,
     queue: Queue,
@@ -62,7 +66,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(kafka: impl FnOnce(&mut Kafka)) -> Self {
+    /// So many streams that may have a backlog, and `alarms` behind them.
+    fn new(backlogs: usize, kafka: impl FnOnce(&mut Kafka)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = EmbeddedKafka::start().unwrap();
         let stream = |name: &str, priority| Stream {
@@ -74,7 +79,8 @@ impl Bench {
             drain: None,
             rate: config::Rate::default(),
         };
-        let streams = vec![stream("telemetry", 0), stream("alarms", 9)];
+        let mut streams: Vec<Stream> = (0..backlogs).map(|number| stream(&format!("telemetry-{number}"), 0)).collect();
+        streams.push(stream(ALARMS, 9));
         for stream in &streams {
             broker.create_topic(&stream.topic, 1).unwrap();
         }
@@ -131,8 +137,21 @@ impl Bench {
         Uplink::start_paced(self.settings.clone(), pace, queue, metrics, self.stop.clone()).unwrap()
     }
 
+    /// Names of the streams that may have a backlog.
+    fn backlogs(&self) -> impl Iterator<Item = &str> {
+        self.settings.streams.iter().map(|stream| &*stream.name).filter(|name| *name != ALARMS)
+    }
+
     fn delivered(&self, stream: &str) -> u64 {
         self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream: stream.into() }).get()
+    }
+
+    fn backlog_delivered(&self) -> u64 {
+        self.backlogs().map(|stream| self.delivered(stream)).sum()
+    }
+
+    fn transactions(&self, kind: &'static str) -> u64 {
+        self.metrics.uplink_transactions.get_or_create(&ByKind { kind }).get()
     }
 
     fn drained(&self) {
@@ -173,7 +192,7 @@ fn what_it_has_used_is_within_a_tenth_of_a_packet_counter() {
     if !in_namespace("what_it_has_used_is_within_a_tenth_of_a_packet_counter", &[LOOPBACK, COUNTER]) {
         return;
     }
-    let bench = Bench::new(|kafka| {
+    let bench = Bench::new(1, |kafka| {
         kafka.properties.insert("statistics.interval.ms".into(), "250".into());
         kafka.properties.insert("reconnect.backoff.max.ms".into(), "500".into());
     });
@@ -184,26 +203,26 @@ fn what_it_has_used_is_within_a_tenth_of_a_packet_counter() {
     println!("connecting: counter {} bytes, uplink {} bytes", from.0, from.1);
 
     for _ in 0..20_000 {
-        bench.push(0, "on");
+        bench.push(TELEMETRY, "on");
     }
     bench.drained();
     from = compare(&bench, "a backlog of 20000 readings", from);
 
     for _ in 0..1_000 {
-        bench.push(0, &random_text(2_000));
+        bench.push(TELEMETRY, &random_text(2_000));
     }
     bench.drained();
     from = compare(&bench, "a backlog of 2 MB that hardly compresses", from);
 
     for _ in 0..100 {
-        bench.push(0, "on");
+        bench.push(TELEMETRY, "on");
         let_run(Duration::from_millis(100));
     }
     bench.drained();
     from = compare(&bench, "ten readings a second for ten seconds", from);
 
     for _ in 0..10 {
-        bench.push(0, "on");
+        bench.push(TELEMETRY, "on");
         let_run(Duration::from_secs(1));
     }
     bench.drained();
@@ -212,7 +231,7 @@ fn what_it_has_used_is_within_a_tenth_of_a_packet_counter() {
     bench.broker.down().unwrap();
     wait_for("the outage to be seen", || uplink.status().state == "down");
     for _ in 0..2_000 {
-        bench.push(0, "on");
+        bench.push(TELEMETRY, "on");
     }
     let_run(Duration::from_secs(5));
     bench.broker.up().unwrap();
@@ -230,48 +249,102 @@ fn an_alarm_overtakes_a_backlog_on_64_kbit_a_second_within_ten_seconds() {
     if !in_namespace(name, &[LOOPBACK, COUNTER, SLOW]) {
         return;
     }
-    let bench = Bench::new(|_| {});
+    let bench = Bench::new(1, |_| {});
     let backlog_bytes = std::env::var(BACKLOG_MIB).map_or(32, |mib| mib.parse::<u64>().unwrap()) << 20;
-    let begun = Instant::now();
     let text: Vec<String> = (0..16).map(|_| random_text(4_000)).collect();
-    while bench.queue.status().streams[0].bytes < backlog_bytes {
-        for _ in 0..1_000 {
-            let text = &text[fastrand::usize(..text.len())];
-            bench.push(0, &text[fastrand::usize(..100)..]);
-        }
-        bench.queue.flush().unwrap();
-    }
-    let status = bench.queue.status();
-    println!(
-        "backlog: {} records, {} MiB, made in {:?}",
-        status.streams[0].records,
-        status.streams[0].bytes >> 20,
-        begun.elapsed()
-    );
+    fill(&bench, backlog_bytes, || {
+        let text = &text[fastrand::usize(..text.len())];
+        text[fastrand::usize(..100)..].to_owned()
+    });
     let uplink = bench.start();
-    wait_for("the backlog to flow", || bench.delivered("telemetry") > 0);
+    wait_for("the backlog to flow", || bench.backlog_delivered() > 0);
+    let_run(Duration::from_millis(fastrand::u64(3_000..9_000)));
+    raise_alarms(&bench, 5, 3_000..9_000);
+    let before = bench.backlog_delivered();
+    let_run(Duration::from_secs(20));
+    println!("then {} records of the backlog in 20 s", bench.backlog_delivered() - before);
+    assert!(bench.backlog_delivered() > before, "the backlog goes on");
+    end(bench, uplink);
+}
+
+/// Streams share the link: what each of them has in flight at least is in front of an alarm.
+#[test]
+fn an_alarm_overtakes_four_backlogs_that_hardly_compress() {
+    let name = "an_alarm_overtakes_four_backlogs_that_hardly_compress";
+    if !in_namespace(name, &[LOOPBACK, COUNTER, SLOW]) {
+        return;
+    }
+    let bench = Bench::new(4, |_| {});
+    overtakes(bench);
+}
+
+/// Nothing of an alarm is sent before the open transaction has ended: already the first may not take long.
+#[test]
+fn an_alarm_overtakes_a_backlog_that_hardly_compresses_exactly_once() {
+    let name = "an_alarm_overtakes_a_backlog_that_hardly_compresses_exactly_once";
+    if !in_namespace(name, &[LOOPBACK, COUNTER, SLOW]) {
+        return;
+    }
+    let timeout = Duration::from_secs(30);
+    let bench = Bench::new(1, |kafka| {
+        kafka.delivery = config::Delivery::ExactlyOnce(config::Transactions { id: None, timeout });
+    });
+    overtakes(bench);
+}
+
+/// Alarms before a backlog in random text, the first of them as soon as the backlog begins to flow.
+fn overtakes(bench: Bench) {
+    fill(&bench, 1 << 20, || random_text(1_000));
+    let uplink = bench.start();
+    wait_for("the backlog to flow", || bench.metrics.uplink_in_flight_records.get() > 0);
+    raise_alarms(&bench, 3, 2_000..6_000);
+    let before = bench.backlog_delivered();
+    wait_for("the backlog to go on", || bench.backlog_delivered() > before);
+    end(bench, uplink);
+}
+
+/// Gives each of the backlogs so many bytes on disk.
+fn fill(bench: &Bench, bytes: u64, mut text: impl FnMut() -> String) {
+    let begun = Instant::now();
+    for stream in 0..bench.backlogs().count() {
+        while bench.queue.status().streams[stream].bytes < bytes {
+            for _ in 0..1_000 {
+                bench.push(stream, &text());
+            }
+            bench.queue.flush().unwrap();
+        }
+        let status = &bench.queue.status().streams[stream];
+        println!("backlog: {} records, {} MiB, after {:?}", status.records, status.bytes >> 20, begun.elapsed());
+    }
+}
+
+/// One alarm after the other, so many milliseconds after the one before has arrived.
+fn raise_alarms(bench: &Bench, count: u64, pauses_ms: std::ops::Range<u64>) {
     let mut longest = Duration::ZERO;
-    for alarm in 0..5 {
-        let_run(Duration::from_millis(fastrand::u64(3_000..9_000)));
-        let pushed = Instant::now();
-        bench.push(1, "door open");
-        wait_for("the alarm", || bench.delivered("alarms") > alarm);
-        println!("alarm {alarm}: in Kafka after {:.1} s", pushed.elapsed().as_secs_f64());
+    for alarm in 0..count {
+        if alarm > 0 {
+            let_run(Duration::from_millis(fastrand::u64(pauses_ms.clone())));
+        }
+        let (pushed, transactions) = (Instant::now(), bench.transactions("committed"));
+        bench.push(bench.backlogs().count(), "door open");
+        wait_for("the alarm", || bench.delivered(ALARMS) > alarm);
+        // With exactly once the last of them is its own.
+        let transactions = bench.transactions("committed") - transactions;
+        println!("alarm {alarm}: in Kafka after {:.1} s, {transactions} transactions", pushed.elapsed().as_secs_f64());
         longest = longest.max(pushed.elapsed());
     }
-    let before = bench.delivered("telemetry");
-    let_run(Duration::from_secs(20));
-    let kind = |kind| bench.metrics.uplink_errors.get_or_create(&ByKind { kind }).get();
-    println!(
-        "longest {:.1} s; beside it {} records of the backlog; then {} in 20 s; {} errors retried",
-        longest.as_secs_f64(),
-        before,
-        bench.delivered("telemetry") - before,
-        kind("retried")
-    );
+    let of_backlog: Vec<u64> = bench.backlogs().map(|stream| bench.delivered(stream)).collect();
+    println!("longest {:.1} s; beside it of the backlog {of_backlog:?} records", longest.as_secs_f64());
     assert!(longest <= Duration::from_secs(10), "{longest:?}");
-    assert!(bench.delivered("telemetry") > before, "the backlog goes on");
-    assert_eq!(kind("retried"), 0, "no request outlives the socket timeout");
+}
+
+/// Ends it; nothing may have gone wrong on the way.
+fn end(bench: Bench, uplink: Uplink) {
+    if bench.settings.kafka.delivery == config::Delivery::AtLeastOnce {
+        let retried = bench.metrics.uplink_errors.get_or_create(&ByKind { kind: "retried" }).get();
+        assert_eq!(retried, 0, "no request outlives the socket timeout");
+    }
+    assert_eq!((bench.transactions("aborted"), bench.transactions("unknown")), (0, 0));
     assert_eq!(bench.metrics.uplink_client_rebuilds.get(), 0);
     bench.stop.cancel();
     uplink.join();
