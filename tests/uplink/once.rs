@@ -107,8 +107,10 @@ fn a_stream_of_higher_priority_ends_the_filling_of_a_transaction() {
     let mut bench = bench(&["telemetry", "alarms"]);
     bench.settings.streams[1].priority = 9;
     let uplink = long_transaction(&mut bench);
+    let before = transactions(&bench, "committed");
     bench.push(1, 1);
     bench.drained(1);
+    assert_eq!(transactions(&bench, "committed") - before, 2, "the open one and the alarm's");
     let waiting = bench.queue.status().streams[0].records;
     assert!(waiting > 1_000, "the alarm has waited for all but {waiting} records");
     bench.broker.round_trip(Duration::ZERO).unwrap();

@@ -50,6 +50,18 @@ impl Exactly<'_> {
         u64::try_from(gather.as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// The transaction at `place`, which began then, is over. What streams of higher priority have now was gathered while it
+    /// was open: it does not wait for one more. What came while their own was open is gathered as ever, so that streams of
+    /// less priority have their turn.
+    pub(super) fn let_in(&mut self, place: usize, began_ns: u64) {
+        let priority = self.outlets[place].priority;
+        for outlet in self.outlets.iter_mut().filter(|outlet| outlet.priority > priority) {
+            if outlet.ready.is_empty() && self.queue.waits(outlet.index) {
+                outlet.waits_since_ns = Some(began_ns);
+            }
+        }
+    }
+
     /// Reads what follows in an open transaction that has this range, and was before `until`. Gives whether there is
     /// something.
     pub(super) fn read_behind(&mut self, place: usize, range: Range, until: Position) -> bool {
@@ -91,7 +103,7 @@ impl Exactly<'_> {
         let begun = open.map(|(first, _)| first).or(outlet.ready.front().map(|record| record.position));
         let Some(first) = begun.or(batch.records.first().map(|record| record.position)) else { return false };
         if outlet.ready.is_empty() {
-            outlet.ready_since_ns = boot_ns();
+            outlet.ready_since_ns = outlet.waits_since_ns.take().unwrap_or_else(boot_ns);
         }
         if begun.is_none() {
             outlet.lineage = Some(batch.lineage);

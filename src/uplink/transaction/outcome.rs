@@ -18,6 +18,7 @@ impl Exactly<'_> {
     pub(super) fn committed(&mut self) {
         let Some(open) = self.open.take() else { return };
         let now_ns = boot_ns();
+        self.let_in(open.place, open.began_ns);
         self.count("committed");
         self.metrics.uplink_possible_duplicates.inc_by(open.doubtful);
         self.size.took(open.bytes, now_ns.saturating_sub(open.began_ns));
@@ -64,6 +65,7 @@ impl Exactly<'_> {
 
     pub(super) fn aborted(&mut self) {
         let Some(open) = self.open.take() else { return };
+        self.let_in(open.place, open.began_ns);
         self.count("aborted");
         self.metrics.uplink_in_flight_records.set(0);
         let (culprit, failure) =

@@ -32,6 +32,8 @@ pub(super) struct Outlet {
     pub(super) ready_is_whole: bool,
     /// When the first of `ready` was read, boot time in ns.
     pub(super) ready_since_ns: u64,
+    /// Something of it has waited since then for the end of a transaction of less priority, boot time in ns.
+    pub(super) waits_since_ns: Option<u64>,
     pub(super) lineage: Option<Arc<Lineage>>,
     pub(super) timestamps: Timestamps,
     /// Its next block cannot be opened here; it is looked at again then, boot time in ns.
@@ -64,6 +66,7 @@ impl Outlet {
             ready_bytes: 0,
             ready_is_whole: false,
             ready_since_ns: 0,
+            waits_since_ns: None,
             lineage: None,
             timestamps: Timestamps::default(),
             unopened_until_ns: None,

@@ -210,6 +210,7 @@ impl Exactly<'_> {
         if self.renew && step == Step::Begin && !self.session.is_open() {
             tracing::info!("tls files were renewed, kafka client is changed");
             self.renew = false;
+            self.metrics.uplink_client_rebuilds.inc();
             self.session.renewed();
             self.metering.client_gone(&self.metrics);
             *client = None;
