@@ -13,9 +13,11 @@ pub const BUILD_FLOOR_MS: i64 = 1_795_305_600_000;
 
 /// How long a refused timestamp says that later ones would be refused as well; the broker's limit moves with its clock.
 const REFUSED_FOR_NS: u64 = 60_000_000_000;
-/// What is so much younger than a record that was too old is taken to be too old as well: to find out costs a refusal
-/// each time.
-const TOO_OLD_STEP_MS: i64 = 3_600_000;
+/// What is younger than a record that was too old by no more than this part of its age is taken to be too old as well: to
+/// find out costs a refusal each time.
+const TOO_OLD_PART: i64 = 16;
+/// Nor by more than this.
+const TOO_OLD_STEP_MAX_MS: i64 = 3_600_000;
 
 /// Which timestamps of a record Kafka has refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,8 +57,10 @@ impl Timestamps {
             // Kafka took a later one before, or refuses what it took: it is not ahead.
             Refused::Own | Refused::Replacement => {
                 self.ahead = None;
-                self.too_old_before_ms = self.too_old_before_ms.max(Some(own_ms.saturating_add(TOO_OLD_STEP_MS)));
-                present_ms()
+                let present_ms = present_ms();
+                let step_ms = (present_ms.saturating_sub(own_ms) / TOO_OLD_PART).clamp(1, TOO_OLD_STEP_MAX_MS);
+                self.too_old_before_ms = self.too_old_before_ms.max(Some(own_ms.saturating_add(step_ms)));
+                present_ms
             }
             Refused::Nothing if self.too_old_before_ms.is_some_and(|limit_ms| own_ms < limit_ms) => present_ms(),
             Refused::Nothing => {
@@ -144,10 +148,20 @@ mod tests {
         assert_eq!(again(&mut timestamps, stamp(own, Trust::Ntp), Refused::Replacement), PRESENT_MS);
         timestamps.accepted(PRESENT_MS);
         assert_eq!(first(&mut timestamps, stamp(own + 1_000, Trust::Ntp), 1), PRESENT_MS);
-        let later = own + TOO_OLD_STEP_MS;
+        let later = own + TOO_OLD_STEP_MAX_MS;
         assert_eq!(first(&mut timestamps, stamp(later, Trust::Ntp), 1), later, "it may be young enough");
         assert_eq!(again(&mut timestamps, stamp(later, Trust::Ntp), Refused::Own), PRESENT_MS, "Kafka has later ones");
         assert_eq!(first(&mut timestamps, stamp(PRESENT_MS, Trust::Ntp), 1), PRESENT_MS);
+    }
+
+    #[test]
+    fn where_little_is_too_old_little_more_is_taken_to_be() {
+        let mut timestamps = Timestamps::default();
+        timestamps.accepted(PRESENT_MS);
+        let own = PRESENT_MS - 32_000;
+        assert_eq!(again(&mut timestamps, stamp(own, Trust::Ntp), Refused::Own), PRESENT_MS);
+        assert_eq!(first(&mut timestamps, stamp(own + 1_999, Trust::Ntp), 0), PRESENT_MS);
+        assert_eq!(first(&mut timestamps, stamp(own + 2_000, Trust::Ntp), 0), own + 2_000);
     }
 
     #[test]
