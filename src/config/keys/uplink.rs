@@ -16,7 +16,7 @@ pub(in crate::config) static KAFKA: Section = Section {
             Kind::Size(64 << 10, 64 << 20),
             Is("1 MiB"),
             "Most bytes handed to the client and not yet acknowledged, per stream; at most 64 MiB over all streams. \
-             On a slow link fewer: what the link has shown to deliver in 4 s, at least 32 KiB of all streams together and \
+             On a slow link fewer: what the link has shown to deliver in 3 s, at least 32 KiB of all streams together and \
              4 KiB of each. At most 10,000 records, and 40,000 that are delivered behind one that is not.",
         ),
         key(
