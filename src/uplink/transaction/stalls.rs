@@ -12,7 +12,7 @@ use crate::kafka::Doubt;
 use crate::uplink::inquiry::Inquiry;
 
 /// Transactions of a stream that time out in a row before the cluster is asked.
-const DOUBT_AFTER: u32 = 3;
+const DOUBT_AFTER: u32 = 2;
 
 /// How the streams' transactions ended.
 #[derive(Debug)]
