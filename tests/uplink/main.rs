@@ -412,45 +412,46 @@ fn too_many_refused_records_are_held_and_none_is_lost() {
     bench.end(uplink);
 }
 
-/// The double of a stuck client: one that lingers for an hour. It sends nothing, reports nothing, and only the last
-/// flush can make it.
-#[test]
-fn a_stuck_client_is_replaced_once_and_without_loss() {
-    let mut bench = Bench::new(&["telemetry"]);
+/// The double of a stuck client: one that lingers for a quarter of an hour. It sends nothing, reports nothing, and only the
+/// last flush can make it.
+fn stuck(streams: &[&str]) -> Bench {
+    let mut bench = Bench::new(streams);
     bench.settings.kafka.linger = Duration::from_secs(900);
     bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
-    bench.push(0, 100);
+    bench
+}
+
+/// The watchdog replaces it, then `mend`; the next one has all `in_flight` records, of which it delivers those of the first
+/// stream, and is not replaced.
+fn is_replaced_once(bench: &Bench, of_first: u64, in_flight: i64, mend: impl FnOnce()) {
     let uplink = bench.start_paced(Pace { stall: Some(Duration::from_millis(400)), ..PACE });
     wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
+    mend();
     wait_for("the new client", || {
-        bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == 100
+        bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == in_flight
     });
     wait_for("its connection", || uplink.status().state == "up");
     bench.end(uplink);
     assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 1);
-    assert_whole(&bench.account("telemetry"), 100);
+    assert_whole(&bench.account("telemetry"), of_first);
 }
 
-/// As before, with a second stream whose topic cannot take records: that is its own affair.
+#[test]
+fn a_stuck_client_is_replaced_once_and_without_loss() {
+    let bench = stuck(&["telemetry"]);
+    bench.push(0, 100);
+    is_replaced_once(&bench, 100, 100, || {});
+}
+
+/// A second stream whose topic cannot take records: that is its own affair.
 #[test]
 fn a_topic_that_takes_no_records_does_not_hide_a_stuck_client() {
-    let mut bench = Bench::new(&["telemetry", "alarms"]);
-    bench.settings.kafka.linger = Duration::from_secs(900);
-    bench.settings.kafka.properties.insert("statistics.interval.ms".into(), "50".into());
+    let bench = stuck(&["telemetry", "alarms"]);
     bench.broker.lead("alarms", 0, false).unwrap();
     // What fits the smallest window.
     bench.push(0, 40);
     bench.push(1, 10);
-    let uplink = bench.start_paced(Pace { stall: Some(Duration::from_millis(400)), ..PACE });
-    wait_for("the watchdog", || bench.metrics.uplink_watchdog_rebuilds.get() == 1);
-    bench.broker.lead("alarms", 0, true).unwrap();
-    wait_for("the new client", || {
-        bench.metrics.uplink_client_rebuilds.get() == 1 && bench.metrics.uplink_in_flight_records.get() == 50
-    });
-    wait_for("its connection", || uplink.status().state == "up");
-    bench.end(uplink);
-    assert_eq!(bench.metrics.uplink_watchdog_rebuilds.get(), 1);
-    assert_whole(&bench.account("telemetry"), 40);
+    is_replaced_once(&bench, 40, 50, || bench.broker.lead("alarms", 0, true).unwrap());
 }
 
 /// Nor is a cluster that lacks a leader, while another stream is delivered all the time.
