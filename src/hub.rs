@@ -28,7 +28,7 @@ pub struct Hub {
     queue: Queue,
     streams: HashMap<Name, StreamIndex>,
     publisher: watch::Receiver<Option<Publisher>>,
-    clock: Clock,
+    clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     /// Streams whose last reading was refused: each change is logged once.
     refusing: HashSet<Name>,
@@ -41,10 +41,11 @@ impl Hub {
         queue: Queue,
         streams: impl IntoIterator<Item = Name>,
         publisher: watch::Receiver<Option<Publisher>>,
+        clock: Arc<Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let streams = streams.into_iter().enumerate().map(|(index, name)| (name, StreamIndex(index))).collect();
-        Self { queue, streams, publisher, clock: Clock::new(), metrics, refusing: HashSet::new() }
+        Self { queue, streams, publisher, clock, metrics, refusing: HashSet::new() }
     }
 
     /// Runs until every sender of the inbox is gone and the inbox is empty.

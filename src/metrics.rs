@@ -98,6 +98,8 @@ metrics! {
     records_set_aside: Family<ByStreamAndReason, Counter>, "records_set_aside";
     /// Records found missing at recovery that nothing explains
     records_lost: Family<ByStream, Counter>, "records_lost";
+    /// Whether the clock of this machine is known to be right (1), by the kernel or by GNSS fixes, or not (0)
+    clock_set: Gauge, "clock_set";
     /// Records in the queue
     queue_records: Family<ByStream, Gauge>, "queue_records";
     /// Uncompressed bytes of the records in memory plus sealed bytes on disk

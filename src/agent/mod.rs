@@ -4,6 +4,7 @@
 //! [`STOP_SECONDS_MAX`]: sources, hub (its inbox runs empty), a flush, uplink and MQTT, queue. So nothing that was accepted
 //! is lost, whichever side is away. [`run`] adds what a service needs around it: signals and systemd.
 
+mod clock;
 mod reload;
 mod service;
 mod tasks;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::control;
 use crate::hub::Hub;
@@ -40,6 +42,7 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     sources: SourceTasks,
     hub: JoinHandle<()>,
+    clock: JoinHandle<()>,
     uplink: UplinkThread,
     mqtt: MqttTask,
     status: Option<StatusTask>,
@@ -64,12 +67,15 @@ impl Agent {
         let (metrics, registry) = Metrics::new();
         let status_listener = listen(config.status.as_ref()).await?;
         let queue = open_queue(&config, &metrics).await?;
+        queue.hold_for_clock(config.clock.hold);
 
         let mqtt = MqttTask::start(&config, &metrics).await?;
         let uplink = UplinkThread::new();
         uplink.replace(&config, &queue, &metrics)?;
         let streams = config.streams.iter().map(|stream| stream.name.clone());
-        let hub = Hub::new(queue.clone(), streams, mqtt.publisher(), Arc::clone(&metrics));
+        let clock = Arc::new(Clock::new());
+        let hub = Hub::new(queue.clone(), streams, mqtt.publisher(), Arc::clone(&clock), Arc::clone(&metrics));
+        let clock = clock::spawn(clock, queue.clone(), Arc::clone(&metrics));
         let (to_hub, inbox) = tokio::sync::mpsc::channel(crate::hub::INBOX_READINGS_MAX);
         let hub = tokio::spawn(hub.run(inbox));
         let mut sources = SourceTasks::new(to_hub, queue.clone(), Arc::clone(&metrics));
@@ -100,7 +106,7 @@ impl Agent {
             status = ?status.as_ref().map(|status| status.address),
             "agent started"
         );
-        Ok(Self { config, queue, metrics, sources, hub, uplink, mqtt, status, control })
+        Ok(Self { config, queue, metrics, sources, hub, clock, uplink, mqtt, status, control })
     }
 
     /// Where the status listener is, if it is on (the configuration may say port 0).
@@ -158,6 +164,7 @@ impl Agent {
         self.sources.stop().await;
         drop(self.sources);
         end_hub(self.hub).await;
+        self.clock.abort();
         let queue = self.queue.clone();
         let flushed = tokio::task::spawn_blocking(move || queue.flush()).await?;
         if let Err(error) = flushed {

@@ -65,6 +65,7 @@ impl Agent {
                 source.name
             );
         }
+        self.queue.hold_for_clock(new.clock.hold);
         if self.config.kafka != new.kafka {
             self.replace_uplink(&new).await?;
             done.kafka = true;

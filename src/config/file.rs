@@ -9,7 +9,7 @@ use super::keys::{CLOCK, GATEWAY, INCLUDED, KAFKA, MQTT, QUEUE, ROOT, STATUS, Se
 use super::ports::may_be_one;
 use super::problem::{Errors, Place, Problem, Report};
 use super::reader::Table;
-use super::resolved::{Config, Delivery, Kafka, Modbus, ModbusConnect, Port, Source, SourceKind};
+use super::resolved::{Clock, Config, Delivery, Kafka, Modbus, ModbusConnect, Port, Source, SourceKind};
 use super::secret::Secrets;
 use super::source::{self, SOURCES_MAX, Surroundings};
 use super::tree::{self, Kind, Node, quoted};
@@ -262,7 +262,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
         report.warning(&root.at, "kafka", "[kafka] is not written; readings stay in the queue until it is full");
     }
     thinning::warn(&written_streams, &streams, queue.as_ref(), &sources, report);
-    root.table("clock", &CLOCK);
+    let clock = section("clock", &CLOCK).and_then(|table| Some(Clock { hold: table.duration("hold")? }));
     let status = section("status", &STATUS).and_then(|table| storage::status(&table));
     Some(Config {
         gateway: gateway?,
@@ -274,6 +274,7 @@ fn build(root_node: &Node, includes: &[Node], secrets: Secrets<'_>, report: &Rep
             Some(read) => Some(read?),
             None => None,
         },
+        clock: clock?,
         status: status?,
     })
 }

@@ -31,6 +31,8 @@ pub struct Config {
     pub streams: Vec<Stream>,
     /// The uplink. `None`: readings are queued and published locally only.
     pub kafka: Option<Kafka>,
+    /// What to do while the clock is not set.
+    pub clock: Clock,
     /// The status listener. `None`: off.
     pub status: Option<Status>,
 }
@@ -312,6 +314,13 @@ pub enum TokenOrigin {
     File(PathBuf),
     /// A program and its arguments, which prints a token.
     Command(Vec<String>),
+}
+
+/// `[clock]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// How long after boot records wait at most for the clock to be set.
+    pub hold: Duration,
 }
 
 /// `[status]`

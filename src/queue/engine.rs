@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::admin::AdminRequest;
 use super::block::SealedBlock;
+use super::boots::BootTimes;
 use super::cipher::Keyring;
 use super::outage::Outage;
 use super::seal::Policy;
@@ -17,7 +18,7 @@ use super::tail::{StreamControl, StreamState};
 use super::{PeekError, SetAsideError, Settings};
 use crate::config::WhenFull;
 use crate::metrics::{ByStream, ByStreamAndReason, Metrics};
-use crate::reading::{Lineage, Name, Position, Record, Stamp};
+use crate::reading::{Lineage, Name, Position, Record};
 
 /// A store call that takes longer makes the store count as failed: sled may hang after an I/O error.
 pub(super) const STORE_CALL_MAX: Duration = Duration::from_secs(30);
@@ -95,8 +96,7 @@ pub(super) struct Shared {
     pub(super) undurable_age_max_ns: u64,
     pub(super) disk_bytes: u64,
     pub(super) quota_bytes: u64,
-    /// The newest stamp whose wall time can be trusted: what time it is now.
-    pub(super) trusted_stamp: Option<Stamp>,
+    pub(super) boot_times: BootTimes,
 }
 
 /// Counters of one stream, looked up once.
@@ -141,6 +141,7 @@ impl Inner {
         lineage: Arc<Lineage>,
         run: u32,
         streams: Vec<StreamState>,
+        boot_times: BootTimes,
     ) -> Self {
         let counters = streams.iter().map(|stream| StreamCounters::new(&metrics, &stream.name)).collect();
         let shared = Shared {
@@ -164,7 +165,7 @@ impl Inner {
             undurable_age_max_ns: 0,
             disk_bytes: 0,
             quota_bytes: settings.queue.quota_bytes.unwrap_or_default(),
-            trusted_stamp: None,
+            boot_times,
         };
         Self {
             shared: Mutex::new(shared),

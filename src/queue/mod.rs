@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod block;
+mod boots;
 pub mod cipher;
 pub mod closed;
 mod dead_letter;
@@ -56,6 +57,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use self::boots::{BootTimes, Boots};
 pub use self::dead_letter::{LetterChoice, Requeued, SetAsideError, letters};
 pub(crate) use self::disk::write_atomically;
 pub use self::dropped::Dropped;
@@ -71,7 +73,7 @@ pub use self::types::{
     Batch, Limit, NewRecord, PeekError, PushError, Pushed, QueueStatus, Settings, StreamIndex, StreamStatus,
 };
 use crate::metrics::Metrics;
-use crate::reading::{FIELDS_MAX, Lineage, Name, Position, Record, Trust};
+use crate::reading::{FIELDS_MAX, Lineage, Name, Position, Record};
 
 /// How long [`Queue::close`] waits for the last seal.
 const CLOSE_MAX: Duration = Duration::from_secs(8);
@@ -84,6 +86,8 @@ pub struct Start {
     pub lineage: Lineage,
     /// This life.
     pub run: u32,
+    /// Which boots of the machine began when: index, and microseconds since 1970 UTC.
+    pub boots: Vec<(u32, i64)>,
     /// What is known of streams; those not named start empty.
     pub streams: Vec<StreamControl>,
     /// The block store and the control state.
@@ -147,7 +151,9 @@ impl Queue {
         let unconfigured = start.streams.iter().filter(|known| !is_configured(&known.stream)).cloned().collect();
         let dir = settings.dir.clone();
         let dead_letter = dead_letter::letters::path_in(&settings.dir);
-        let inner = Arc::new(Inner::new(settings, metrics, start.clock, Arc::new(start.lineage), start.run, streams));
+        let boot_times = BootTimes::new(Boots::new(&start.lineage, start.boots));
+        let lineage = Arc::new(start.lineage);
+        let inner = Arc::new(Inner::new(settings, metrics, start.clock, lineage, start.run, streams, boot_times));
         inner.lock().unconfigured = unconfigured;
         let dead_letter = dead_letter::DeadLetter::new(dead_letter, Arc::clone(&inner.keys));
         store_thread::start(Arc::clone(&inner), start.backend, dead_letter).map_err(|source| OpenError::Io {
@@ -204,9 +210,6 @@ impl Queue {
         if let Err(refused) = retention::admit(&mut shared, stream.0, bytes, limit, &inner.counters) {
             inner.store_wake.notify_one();
             return Err(refused);
-        }
-        if record.stamp.trust >= Trust::Corrected {
-            shared.trusted_stamp = Some(record.stamp);
         }
         let was_empty = shared.tail_bytes == 0;
         shared.tail_bytes += bytes;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::boots;
 use super::cipher::Keyring;
 use super::error::OpenError;
 use super::key_check;
@@ -11,6 +12,7 @@ use super::state::{self, State, StateStore};
 use super::store_thread::{Backend, OpenStore, OpenedStore};
 use super::tail::StreamControl;
 use super::{Queue, Settings, Start};
+use crate::clock::{Clock, boot_id, boot_ns};
 use crate::metrics::Metrics;
 use crate::reading::{Lineage, Name, Position};
 
@@ -20,23 +22,28 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Queue, O
     let mut begun = recovery::begin(&settings.dir, settings.queue.quota_bytes, Arc::clone(&metrics))?;
     key_check::settle(&settings.dir, &keys)?;
     begun.keys = keys;
-    let boots = begun.state_value.boots.len();
+    let known = begun.state_value.boots.len();
     let newest = begun.state_value.boots.last().cloned();
-    let boot_index = begun.state_value.boot_index(crate::clock::boot_id());
-    if (boots, newest.as_ref()) != (begun.state_value.boots.len(), begun.state_value.boots.last()) {
+    let boot_index = begun.state_value.boot_index(boot_id());
+    let known_us = begun.state_value.boots.last().and_then(|boot| boot.offset_us);
+    let began_us = Clock::new().began_us().filter(|began_us| boots::is_news_on_disk(known_us, *began_us));
+    begun.state_value.boot_began(began_us);
+    if (known, newest.as_ref()) != (begun.state_value.boots.len(), begun.state_value.boots.last()) {
         // Blocks name their boot by this index: it must not be given to another boot after a crash.
         let saved = begun.state.save(&mut begun.state_value).map_err(std::io::Error::other);
         saved.map_err(|error| OpenError::io("write state", &settings.dir, error))?;
     }
     let lineage = Lineage { gateway: Arc::clone(&settings.gateway), queue: begun.state_value.queue(), boot_index };
     let run = begun.state_value.run;
+    let boots = begun.state_value.boots.iter().filter_map(|boot| Some((boot.index, boot.offset_us?))).collect();
     let streams = begun.state_value.streams.iter().map(control_of).collect();
     let quota_bytes = begun.state_value.quota_bytes;
     let (state, state_value, blocks) = begun.split();
     let open = opener(blocks, quota_bytes);
     let mut control = Control { store: state, state: state_value };
-    let backend = Backend { open, save: Box::new(move |streams| control.save(streams)) };
-    Queue::start(settings, metrics, Start { lineage, run, streams, backend, clock: Arc::new(crate::clock::boot_ns) })
+    let backend = Backend { open, save: Box::new(move |streams, began_us| control.save(streams, began_us)) };
+    let clock = Arc::new(boot_ns);
+    Queue::start(settings, metrics, Start { lineage, run, boots, streams, backend, clock })
 }
 
 /// Recovers until that succeeds once; a later call only opens the blocks anew.
@@ -70,8 +77,10 @@ struct Control {
 }
 
 impl Control {
-    /// Writes the state with these streams; streams that are not configured any more keep what they had.
-    fn save(&mut self, streams: &[StreamControl]) -> anyhow::Result<()> {
+    /// Writes the state with these streams and the beginning of this boot; streams that are not configured any more keep
+    /// what they had.
+    fn save(&mut self, streams: &[StreamControl], began_us: Option<i64>) -> anyhow::Result<()> {
+        self.state.boot_began(began_us);
         for stream in streams {
             let name = &stream.stream;
             let lanes = stream.lanes.pairs().iter().map(|(next, end)| (next.packed(), end.packed())).collect();

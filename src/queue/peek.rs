@@ -4,6 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::block::{self, Header, SealedBlock};
+use super::boots::in_time;
 use super::cipher::missing_key;
 use super::engine::{Inner, Phase, READS_MAX, ReadReply, ReadRequest, Shared};
 use super::tail::{Decoded, NotApart, StreamState};
@@ -53,7 +54,7 @@ pub(super) fn peek(inner: &Inner, stream: StreamIndex, span: Span, limit: Limit)
     let mut nothing_through = None;
     loop {
         let (at, answer) = match step(inner, stream, Span { from, ..span }, nothing_through, limit)? {
-            Step::Done(batch) => return Ok(batch),
+            Step::Done(batch) => return batch.map(|batch| in_time(inner, batch)).transpose(),
             Step::Behind(position) => {
                 from = position.next();
                 continue;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{self, SealedBlock};
+use super::boots::Boots;
 use super::cipher::Keyring;
 use super::engine::{Inner, Shared, StreamCounters};
 use super::lane::Lanes;
@@ -16,8 +17,9 @@ use super::store::{OldestBlocks, StoreError};
 use super::store_thread::Driver;
 use super::tail::StreamState;
 use super::types::PushError;
+use crate::clock::wall_at;
 use crate::metrics::ByStreamAndReason;
-use crate::reading::{Lineage, Name, Stamp, Trust};
+use crate::reading::{Lineage, Name, Trust};
 
 /// Most steps of making room for one group: far more than its bytes can need, so that a store that frees nothing ends
 /// the loop.
@@ -293,12 +295,16 @@ pub(super) fn expire(driver: &mut Driver) -> Result<(), StoreError> {
 struct Now {
     boot_ns: u64,
     lineage: Arc<Lineage>,
-    trusted: Option<Stamp>,
+    boots: Arc<Boots>,
 }
 
 impl Now {
     fn of(inner: &Inner, shared: &Shared) -> Self {
-        Self { boot_ns: inner.now_ns(), lineage: Arc::clone(&inner.lineage), trusted: shared.trusted_stamp }
+        Self {
+            boot_ns: inner.now_ns(),
+            lineage: Arc::clone(&inner.lineage),
+            boots: Arc::clone(&shared.boot_times.boots),
+        }
     }
 
     /// The age that every record of the block has at least: by boot time within this boot; of an earlier boot the time
@@ -309,22 +315,16 @@ impl Now {
             return Duration::from_nanos(self.boot_ns.saturating_sub(block.header.boot_ns.1));
         }
         let since_boot = Duration::from_nanos(self.boot_ns);
-        self.wall_us().and_then(|now_us| age_by_wall(block, keys, now_us)).map_or(since_boot, |age| age.max(since_boot))
+        self.age_by_wall(block, keys).map_or(since_boot, |age| age.max(since_boot))
     }
 
-    /// The wall time now.
-    fn wall_us(&self) -> Option<i64> {
-        let trusted = self.trusted?;
-        let since_us = i64::try_from(self.boot_ns.saturating_sub(trusted.boot_ns) / 1_000).ok()?;
-        Some(trusted.wall_us.saturating_add(since_us))
+    fn age_by_wall(&self, block: &SealedBlock, keys: &Keyring) -> Option<Duration> {
+        let now_us = wall_at(self.boots.present_us()?, self.boot_ns);
+        let records = block::open(block, keys).ok()?;
+        let stamps = records.iter().map(|record| self.boots.stamp(&block.header.lineage, record.stamp));
+        let newest_us = stamps
+            .map(|stamp| (stamp.trust >= Trust::Corrected).then_some(stamp.wall_us))
+            .try_fold(i64::MIN, |newest_us, wall_us| Some(newest_us.max(wall_us?)))?;
+        Some(Duration::from_micros(u64::try_from(now_us.saturating_sub(newest_us)).unwrap_or(0)))
     }
-}
-
-fn age_by_wall(block: &SealedBlock, keys: &Keyring, now_us: i64) -> Option<Duration> {
-    let records = block::open(block, keys).ok()?;
-    if records.iter().any(|record| record.stamp.trust < Trust::Corrected) {
-        return None;
-    }
-    let newest_us = records.iter().map(|record| record.stamp.wall_us).max()?;
-    Some(Duration::from_micros(u64::try_from(now_us.saturating_sub(newest_us)).unwrap_or(0)))
 }

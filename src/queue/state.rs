@@ -42,7 +42,7 @@ pub struct Boot {
     pub index: u32,
     /// The kernel's id of it.
     pub id: [u8; 16],
-    /// `wall_us - boot_ns / 1000` once its clock was trusted.
+    /// When it began by the wall clock, microseconds since 1970 UTC, once that could be trusted.
     pub offset_us: Option<i64>,
 }
 
@@ -124,6 +124,13 @@ impl State {
         let surplus = self.boots.len().saturating_sub(BOOTS_MAX);
         self.boots.drain(..surplus);
         index
+    }
+
+    /// The last boot began then, where that is known.
+    pub fn boot_began(&mut self, began_us: Option<i64>) {
+        if let (Some(last), Some(began_us)) = (self.boots.last_mut(), began_us) {
+            last.offset_us = Some(began_us);
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 //! `EpochStore` is the real one, on sled. The trait is here because the tests and benchmarks run the
 //! queue on a plain append-only file as well, as oracle and yardstick.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admin::Step;
-use super::block::SealedBlock;
+use super::block::{Header, SealedBlock};
 use super::lane::Lanes;
 use crate::reading::{Name, Position};
 
@@ -87,6 +88,37 @@ pub struct Held {
     pub bytes: u64,
     /// Boot index and boot time of the oldest record.
     pub oldest: (u32, Duration),
+    /// How long each boot ran at least, by its index: the boot time at the beginning of its last block.
+    pub ran: BTreeMap<u32, Duration>,
+}
+
+impl Held {
+    /// One block of so many bytes.
+    pub fn of(header: &Header, bytes: u64) -> Self {
+        let oldest = (header.lineage.boot_index, Duration::from_nanos(header.boot_ns.0));
+        Self {
+            stream: header.stream.clone(),
+            first: header.first,
+            last: header.last,
+            records: u64::from(header.count),
+            bytes,
+            oldest,
+            ran: BTreeMap::from([oldest]),
+        }
+    }
+
+    /// Adds more of the same stream.
+    pub fn add(&mut self, more: &Self) {
+        self.records += more.records;
+        self.bytes += more.bytes;
+        self.first = self.first.min(more.first);
+        self.last = self.last.max(more.last);
+        self.oldest = self.oldest.min(more.oldest);
+        for (boot_index, ran) in &more.ran {
+            let known = self.ran.entry(*boot_index).or_default();
+            *known = (*known).max(*ran);
+        }
+    }
 }
 
 /// What one epoch holds of a stream, as the planning of a rewrite needs it.

@@ -44,14 +44,14 @@ pub struct OpenedStore {
 
 /// Opens the block store.
 pub type OpenStore = Box<dyn FnMut() -> anyhow::Result<OpenedStore> + Send>;
-/// Makes the control state durable.
-pub type SaveControl = Box<dyn FnMut(&[StreamControl]) -> anyhow::Result<()> + Send>;
+/// Makes the control state durable: the streams, and when this boot began where that is known.
+pub type SaveControl = Box<dyn FnMut(&[StreamControl], Option<i64>) -> anyhow::Result<()> + Send>;
 
 /// What the queue stands on. Everything in here runs on the store thread and is dropped when it ends.
 pub struct Backend {
     /// Sweeps, recovers and opens the blocks; called again once after the store panicked.
     pub open: OpenStore,
-    /// Makes lanes, marks and doubts of all streams durable.
+    /// Makes lanes, marks and doubts of all streams durable, and when this boot began (microseconds since 1970 UTC).
     pub save: SaveControl,
 }
 

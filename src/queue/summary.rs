@@ -2,6 +2,7 @@
 //!
 //! Written once, when the epoch is closed, under a CRC32C. An epoch without a good summary is recovered by raw scan.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -62,6 +63,7 @@ impl Entry {
 pub(crate) fn totals(entries: &[Entry]) -> Vec<Held> {
     let mut totals = Vec::<Held>::new();
     for entry in entries {
+        let oldest = (entry.boot_index, Duration::from_nanos(entry.boot_first_ns));
         merge(
             &mut totals,
             &Held {
@@ -70,7 +72,8 @@ pub(crate) fn totals(entries: &[Entry]) -> Vec<Held> {
                 last: entry.last(),
                 records: u64::from(entry.count),
                 bytes: u64::from(entry.bytes),
-                oldest: (entry.boot_index, Duration::from_nanos(entry.boot_first_ns)),
+                oldest,
+                ran: BTreeMap::from([oldest]),
             },
         );
     }
@@ -80,13 +83,7 @@ pub(crate) fn totals(entries: &[Entry]) -> Vec<Held> {
 /// Adds what one epoch or block holds of a stream to the sums.
 pub(crate) fn merge(totals: &mut Vec<Held>, more: &Held) {
     match totals.iter_mut().find(|held| held.stream == more.stream) {
-        Some(held) => {
-            held.records += more.records;
-            held.bytes += more.bytes;
-            held.first = held.first.min(more.first);
-            held.last = held.last.max(more.last);
-            held.oldest = held.oldest.min(more.oldest);
-        }
+        Some(held) => held.add(more),
         None => totals.push(more.clone()),
     }
 }

@@ -150,6 +150,11 @@ pub struct QueueStatus {
     pub undurable_age: Duration,
 }
 
+/// How often it is looked whether a block can be opened by now.
+const BLOCK_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether the clock is set by now.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+
 /// Errors of reading, flushing and closing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeekError {
@@ -181,6 +186,12 @@ pub enum PeekError {
         /// Why they cannot be read over.
         why: &'static str,
     },
+    /// The clock of this boot is not set yet, and the next records would get a better time once it is.
+    #[error("records wait for the clock to be set, at most until {hold_s} s after boot (clock.hold)")]
+    ClockUnset {
+        /// How long after boot they wait at most.
+        hold_s: u64,
+    },
     /// The store thread did not answer.
     #[error("block store did not answer within {waited_s} s")]
     Stalled {
@@ -206,4 +217,15 @@ pub enum PeekError {
     /// The queue is shut down.
     #[error("queue is closed")]
     Closed,
+}
+
+impl PeekError {
+    /// Where the next records wait for something and others need not: how long until it is worth another look.
+    pub fn look_again_after(&self) -> Option<Duration> {
+        match self {
+            Self::KeyMissing { .. } | Self::NewerVersion { .. } => Some(BLOCK_LOOK),
+            Self::ClockUnset { .. } => Some(CLOCK_LOOK),
+            _ => None,
+        }
+    }
 }

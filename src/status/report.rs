@@ -28,6 +28,7 @@ pub(super) fn status(view: &View) -> String {
         "gateway": &*view.gateway,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": view.started.elapsed().as_secs(),
+        "clock_set": view.metrics.clock_set.get() == 1,
         "sources": sources(view),
         "queue": {
             "id": queue.queue.to_string(),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::config::{Kafka, Stream};
 use crate::kafka::{Inspection, PartitionFacts, TopicFacts, TopicSettings, Unlisted, WriteAnswer, batch_bytes_max};
 
-pub use super::timestamp::BUILD_FLOOR_MS;
 pub use certificates::{clock_before, clock_unknown, judge_broker, judge_certificate, unreadable};
 pub use transactions::questions as transaction_questions;
 

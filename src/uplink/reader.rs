@@ -15,9 +15,6 @@ use crate::reading::{Lineage, Position, Record};
 /// What goes first after an outage.
 const NEWEST: Newest = Newest { bytes: 256 * 1024, age: Duration::from_secs(300) };
 
-/// How often a lane is looked at whose next block cannot be opened: its key is not there, or its version is newer.
-const BLOCKED_LOOK_NS: u64 = 5_000_000_000;
-
 /// The reading of one lane.
 #[derive(Debug)]
 struct Reading {
@@ -195,20 +192,19 @@ impl Reader {
         }
         let read = lane.read(queue, self.stream, limit);
         lane.looked_at = true;
-        match read {
-            // Nothing of it is passed over: it goes on with the key or in a newer version, or when the blocks are
-            // purged. The other lanes go on, and make room for one more when they are done.
-            Err(error @ (PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. })) => {
-                lane.blocked_until_ns = Some(now_ns.saturating_add(BLOCKED_LOOK_NS));
-                self.blocked = Some(error.to_string());
-                Ok(Look::Waits)
-            }
-            Err(error) => Err(error),
+        let error = match read {
             Ok(is_ready) => {
                 lane.blocked_until_ns = None;
-                Ok(if is_ready { Look::Ready } else { Look::Empty })
+                return Ok(if is_ready { Look::Ready } else { Look::Empty });
             }
-        }
+            Err(error) => error,
+        };
+        // Nothing of it is passed over: it goes on with the key, in a newer version, with the clock set, or when the
+        // blocks are purged. The other lanes go on, and make room for one more when they are done.
+        let Some(wait) = error.look_again_after() else { return Err(error) };
+        lane.blocked_until_ns = Some(now_ns.saturating_add(wait.as_nanos() as u64));
+        self.blocked = Some(error.to_string());
+        Ok(Look::Waits)
     }
 
     /// Forgets a block that could not be opened once each lane was looked at and none is blocked.
@@ -375,7 +371,7 @@ mod tests {
         queue.close().unwrap();
         let queue = open(dir.path(), &[2, 1]);
         reader.rewind();
-        assert_eq!(drain(&mut reader, &queue, BLOCKED_LOOK_NS).len() as u64, EACH);
+        assert_eq!(drain(&mut reader, &queue, 5_000_000_000).len() as u64, EACH);
         assert_eq!(reader.blocked(), None, "all lanes can be opened");
         queue.close().unwrap();
     }

@@ -2,14 +2,12 @@
 //!
 //! A gateway without a clock chip boots in the past; such a timestamp would let a topic's time retention delete the
 //! record at once. A clock that is ahead makes the broker refuse it (`message.timestamp.after.max.ms`). In both cases
-//! the record goes out with the last time Kafka accepted. A record that waited longer than the topic allows
+//! the record goes out with the last time Kafka accepted, or the present where it has none yet. A record that waited longer than the topic allows
 //! (`message.timestamp.before.max.ms`) goes out with the present time. The value still carries the time of
 //! measurement, marked by `clock`.
 
+use crate::clock::BUILD_FLOOR_MS;
 use crate::reading::{Stamp, Trust};
-
-/// No record can be older than this software: 2026-11-22T00:00:00Z.
-pub const BUILD_FLOOR_MS: i64 = 1_795_305_600_000;
 
 /// How long a refused timestamp says that later ones would be refused as well; the broker's limit moves with its clock.
 const REFUSED_FOR_NS: u64 = 60_000_000_000;
@@ -67,8 +65,14 @@ impl Timestamps {
                 let ahead = self.ahead.is_some_and(|(limit_ms, at_ns)| {
                     own_ms >= limit_ms && now_ns.saturating_sub(at_ns) < REFUSED_FOR_NS
                 });
-                let behind = stamp.trust == Trust::Unknown && own_ms < known_ms;
-                if ahead || behind { known_ms } else { own_ms }
+                let is_guess = stamp.trust <= Trust::Estimated;
+                match self.accepted_ms {
+                    _ if ahead => known_ms,
+                    Some(accepted_ms) if is_guess && own_ms < accepted_ms => accepted_ms,
+                    // It is older than the software: all that is known is that it is not later than now.
+                    None if is_guess && own_ms <= BUILD_FLOOR_MS => present_ms(),
+                    _ => own_ms,
+                }
             }
         }
     }
@@ -102,22 +106,21 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_the_day_it_says() {
-        let mut text = Vec::new();
-        crate::reading::json::write_time(&mut text, BUILD_FLOOR_MS * 1_000);
-        assert_eq!(text, b"2026-11-22T00:00:00.000Z");
-    }
-
-    #[test]
     fn an_unknown_clock_is_not_believed_when_it_is_behind_what_kafka_has() {
         let mut timestamps = Timestamps::default();
-        assert_eq!(first(&mut timestamps, stamp(1_000, Trust::Unknown), 0), BUILD_FLOOR_MS);
+        let unset = timestamps.of(stamp(1_000, Trust::Unknown), Refused::Nothing, 0, || 2_000_000);
+        assert_eq!(unset, BUILD_FLOOR_MS, "the machine knows no better");
+        assert_eq!(first(&mut timestamps, stamp(1_000, Trust::Unknown), 0), PRESENT_MS, "its clock was set meanwhile");
+        let estimate = stamp(BUILD_FLOOR_MS, Trust::Estimated);
+        assert_eq!(first(&mut timestamps, estimate, 0), PRESENT_MS, "no topic deletes it at once");
         let last = BUILD_FLOOR_MS + 100;
         timestamps.accepted(last);
         for (wall_ms, trust, expected_ms) in [
             (1_000, Trust::Unknown, last),
             (last - 1, Trust::Unknown, last),
             (last + 1, Trust::Unknown, last + 1),
+            (last - 1, Trust::Estimated, last),
+            (last + 1, Trust::Estimated, last + 1),
             // A trusted time is believed.
             (1_000, Trust::Gnss, 1_000),
         ] {

@@ -88,7 +88,6 @@ fn durations_sizes_numbers_and_words() {
 #[test]
 fn what_comes_later_is_refused_and_never_ignored() {
     let later = |text: &str, place: &str| refused(text, &[(place, &["not yet supported"])]);
-    later("[clock]\nhold = \"2min\"", "2:1: clock.hold");
     later(&source("gnss", "port = \"gpsd://127.0.0.1:2947\""), "4:8: source[1].port");
     later(&source("serial", "port = \"/dev/x\"\nformat = \"cobs\""), "5:10: source[1].format");
     later(

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests; clippy only knows test functions
 
+mod boots;
 mod disk;
 mod fairness;
 mod faults;

@@ -1,6 +1,7 @@
 //! `MemoryStore`: a test double of the block store. What it holds outlives the queue that wrote it, so that a crash
 //! is dropping the queue and starting another on the same [`Disk`].
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 
 use anyhow::anyhow;
@@ -22,6 +23,8 @@ const EPOCH_BLOCKS: usize = 3;
 pub struct Platter {
     pub epochs: Vec<Vec<SealedBlock>>,
     pub controls: Vec<StreamControl>,
+    /// Which boot began when, as far as it was saved.
+    pub boots: BTreeMap<u32, i64>,
     pub run: u32,
     /// Appends refused with an error from now on; each leaves the first half of its blocks behind.
     pub failing_appends: u32,
@@ -289,21 +292,10 @@ impl BlockStore for MemoryStore {
         self.0.with(|platter| {
             let mut held: Vec<Held> = Vec::new();
             for block in platter.epochs.iter().flatten() {
-                let header = &block.header;
-                match held.iter_mut().find(|held| held.stream == header.stream) {
-                    Some(held) => {
-                        held.last = held.last.max(header.last);
-                        held.records += u64::from(header.count);
-                        held.bytes += block.bytes.len() as u64;
-                    }
-                    None => held.push(Held {
-                        stream: header.stream.clone(),
-                        first: header.first,
-                        last: header.last,
-                        records: u64::from(header.count),
-                        bytes: block.bytes.len() as u64,
-                        oldest: (header.lineage.boot_index, std::time::Duration::from_nanos(header.boot_ns.0)),
-                    }),
+                let more = Held::of(&block.header, block.bytes.len() as u64);
+                match held.iter_mut().find(|held| held.stream == more.stream) {
+                    Some(held) => held.add(&more),
+                    None => held.push(more),
                 }
             }
             held
@@ -345,18 +337,19 @@ pub fn start_on(
     mut open: impl FnMut() -> anyhow::Result<Box<dyn BlockStore>> + Send + 'static,
 ) -> (Queue, Arc<Metrics>) {
     let (metrics, _) = Metrics::new();
-    let (run, streams) = disk.with(|platter| {
+    let (run, boots, streams) = disk.with(|platter| {
         platter.run += 1;
-        (platter.run, platter.controls.clone())
+        (platter.run, platter.boots.clone().into_iter().collect(), platter.controls.clone())
     });
     let save = disk.clone();
     let backend = Backend {
         open: Box::new(move || Ok(OpenedStore { store: open()?, quota_bytes: 1 << 20, lost: Vec::new() })),
-        save: Box::new(move |controls| {
+        save: Box::new(move |controls, began_us| {
             save.wait_to_save();
             save.with(|platter| {
                 platter.saves += 1;
                 platter.controls = controls.to_vec();
+                platter.boots.extend(began_us.map(|began_us| (boot_index, began_us)));
                 // The durable form has to carry them.
                 for control in &platter.controls {
                     assert_eq!(Lanes::decode(&control.lanes.encode()).as_ref(), Ok(&control.lanes));
@@ -368,8 +361,8 @@ pub fn start_on(
     let lineage = Lineage { gateway: "test".into(), queue: uuid::Uuid::from_u128(7), boot_index };
     let now = Arc::clone(clock);
     let clock: forebay::queue::QueueClock = Arc::new(move || now.load(std::sync::atomic::Ordering::SeqCst));
-    let queue =
-        Queue::start(settings.clone(), Arc::clone(&metrics), Start { lineage, run, streams, backend, clock }).unwrap();
+    let start = Start { lineage, run, boots, streams, backend, clock };
+    let queue = Queue::start(settings.clone(), Arc::clone(&metrics), start).unwrap();
     (queue, metrics)
 }
 

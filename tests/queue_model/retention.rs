@@ -299,24 +299,37 @@ fn what_expires_is_found_behind_blocks_that_are_delivered_already() {
 
 #[test]
 fn across_boots_the_wall_clock_counts_where_it_was_trusted_then_and_now() {
-    for (then, now, gone) in
-        [(Trust::Ntp, Trust::Gnss, 1), (Trust::Rtc, Trust::Gnss, 0), (Trust::Ntp, Trust::Unknown, 0)]
-    {
+    const BEGAN_US: i64 = 1_000_000_000_000;
+    // How far the record's time was trusted, whether its boot's clock was set later, whether this boot's is, what goes.
+    for (then, set_later, set_now, gone) in [
+        (Trust::Ntp, false, true, 1),
+        (Trust::Rtc, false, true, 0),
+        (Trust::Ntp, false, false, 0),
+        (Trust::Unknown, true, true, 1),
+        (Trust::Unknown, true, false, 0),
+    ] {
         let (disk, clock) = (Disk::default(), Clock::default());
         let dir = tempfile::tempdir().unwrap();
         let mut settings = three_streams(dir.path());
         settings.streams[LOW.0].retention.age = Some(Duration::from_secs(600));
         let (queue, _) = start(&disk, &settings, &clock);
-        queue.push(LOW, measured(0, 1_000_000, then)).unwrap();
+        queue.push(LOW, measured(0, BEGAN_US / 1_000_000, then)).unwrap();
+        if set_later {
+            queue.boot_began(BEGAN_US);
+        }
         queue.close().unwrap();
         let (queue, metrics) = start_in_boot(&disk, &settings, &clock, 1);
-        queue.push(HIGH, measured(0, 1_000_700, now)).unwrap();
+        if set_now {
+            queue.boot_began(BEGAN_US + 700_000_000);
+        }
+        queue.push(HIGH, measured(0, 0, Trust::Unknown)).unwrap();
         later(&queue, &clock, 100);
         if gone == 1 {
             wait_until(&queue, || dropped(&metrics, "low", "age") == 1);
         }
         queue.flush().unwrap();
-        assert_eq!((dropped(&metrics, "low", "age"), held(&queue, LOW)), (gone, 1 - gone), "{then:?} and {now:?}");
+        let case = format!("{then:?}, {set_later}, {set_now}");
+        assert_eq!((dropped(&metrics, "low", "age"), held(&queue, LOW)), (gone, 1 - gone), "{case}");
     }
 }
 

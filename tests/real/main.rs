@@ -9,6 +9,7 @@
 
 #[allow(dead_code, reason = "other tests need the rest")]
 mod agent;
+mod clock;
 mod cluster;
 mod kafka;
 mod ledger;

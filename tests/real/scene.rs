@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use forebay::kafka::account::Account;
-use forebay::kafka::{Consumer, Next, Start};
+use forebay::kafka::{Consumer, Next, Received, Start};
 
 use crate::agent::{Agent, StreamNow};
 use crate::ledger::{Ledger, Life};
@@ -166,8 +166,8 @@ listen = "127.0.0.1:0"
         let mut account = Account::default();
         for topic in TOPICS {
             ledger.add_topic(&self.kafka.bootstrap, topic);
-            self.each_of(topic, |value| {
-                account.add(value);
+            self.each_of(topic, |received| {
+                account.add(&received.value);
             });
         }
         self.print(&ledger);
@@ -191,15 +191,15 @@ listen = "127.0.0.1:0"
     /// grows.
     pub fn has_message(&self, count: u64) -> bool {
         let mut found = false;
-        self.each_of("telemetry", |value| {
-            let record: serde_json::Value = serde_json::from_slice(value).unwrap();
+        self.each_of("telemetry", |received| {
+            let record: serde_json::Value = serde_json::from_slice(&received.value).unwrap();
             found |= record["source"] == "yard" && record["count"] == count;
         });
         found
     }
 
     /// What the topic has, up to an end of each partition, by the product's consumer.
-    fn each_of(&self, topic: &str, mut take: impl FnMut(&[u8])) {
+    pub fn each_of(&self, topic: &str, mut take: impl FnMut(&Received)) {
         // By the node's open listener: a gateway may have no right to read.
         let text = format!("[kafka]\n{}\n", self.open_listener());
         let parsed = forebay::config::parse(&text, Path::new("reader.toml"));
@@ -212,7 +212,7 @@ listen = "127.0.0.1:0"
             let next =
                 || Some(consumer.next(Duration::from_millis(100)).unwrap()).filter(|next| *next != Next::Nothing);
             match wait_for("the next record of the topic", READ_MAX, next) {
-                Next::Record(received) => take(&received.value),
+                Next::Record(received) => take(&received),
                 Next::End(partition) => left.retain(|other| *other != partition),
                 Next::Nothing => {}
             }

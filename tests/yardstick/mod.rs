@@ -7,7 +7,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use forebay::queue::block::{self, SealedBlock};
 use forebay::queue::lane::Lanes;
@@ -240,21 +239,11 @@ impl BlockStore for SegmentStore {
     fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> = Vec::new();
         for place in self.segments.iter().flat_map(|segment| &segment.blocks) {
-            let header = &place.header;
-            if let Some(known) = held.iter_mut().find(|held| held.stream == header.stream) {
-                known.last = known.last.max(header.last);
-                known.records += u64::from(header.count);
-                known.bytes += place.bytes as u64;
-                continue;
+            let more = Held::of(&place.header, place.bytes as u64);
+            match held.iter_mut().find(|held| held.stream == more.stream) {
+                Some(known) => known.add(&more),
+                None => held.push(more),
             }
-            held.push(Held {
-                stream: header.stream.clone(),
-                first: header.first,
-                last: header.last,
-                records: u64::from(header.count),
-                bytes: place.bytes as u64,
-                oldest: (header.lineage.boot_index, Duration::from_nanos(header.boot_ns.0)),
-            });
         }
         held
     }

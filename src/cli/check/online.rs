@@ -7,13 +7,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::EXIT_FAILURE;
-use crate::clock::{Clock, boot_ns, wall_us};
+use crate::clock::{BUILD_FLOOR_MS, Clock, boot_ns, wall_us};
 use crate::config::{Config, Kafka, Tls};
 use crate::kafka::{Certificate, inspect, look_at_brokers, read_certificates};
 use crate::queue::inspect::Inspection;
 use crate::queue::state::State;
 use crate::reading::Trust;
-use crate::uplink::preflight::{self, BUILD_FLOOR_MS, Finding, Severity};
+use crate::uplink::preflight::{self, Finding, Severity};
 
 /// Looks and prints; 1 where a problem was found.
 pub(super) fn run(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {

@@ -13,7 +13,7 @@ pub(in crate::config) static ROOT: Section = Section {
         key("queue", Kind::Table("`[queue]`"), Words("all defaults"), "The store-and-forward queue."),
         key("stream", Kind::Table("`[[stream]]`, at most 16"), Words("`telemetry`"), "Ordered sequences of readings."),
         key("kafka", Kind::Table("`[kafka]`"), Words("readings stay in the queue"), "The uplink."),
-        key("clock", Kind::Table("`[clock]`, empty"), Words("nothing"), "Has no key yet that is supported."),
+        key("clock", Kind::Table("`[clock]`"), Words("all defaults"), "What to do while the clock is not set."),
         key("status", Kind::Table("`[status]`"), Words("all defaults"), "Metrics, health and the status page."),
     ],
 };
@@ -240,9 +240,18 @@ pub(in crate::config) static RETENTION: Section = Section {
 
 pub(in crate::config) static CLOCK: Section = Section {
     title: "[clock]",
-    about: "What to do while the clock is not set. Nothing can be written here yet.",
+    about: "What to do while the clock is not set. It is set once the kernel says that it is synchronised (chrony, ntpd, \
+            systemd-timesyncd), or five fixes of a GNSS receiver in a row agree. What was recorded before in this boot then \
+            goes out with its corrected time, and what a boot left behind whose clock was never set, with an estimate.",
     base: None,
-    keys: &[later("hold", "How long records of a boot wait for its clock to be set.")],
+    keys: &[key(
+        "hold",
+        Kind::Duration(0, 86_400_000),
+        Is("2min"),
+        "Kafka gets no record with a time that nobody vouches for while the machine is up for less than this and its clock \
+         is not set; afterwards such records go out marked by `clock`. They are published locally all the same. `0s`: \
+         nothing waits.",
+    )],
 };
 
 pub(in crate::config) static STATUS: Section = Section {

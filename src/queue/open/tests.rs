@@ -25,7 +25,7 @@ fn a_recovery_that_fails_leaves_the_state_usable_and_the_directory_locked_and_is
     assert!(matches!(second, Err(OpenError::Locked { .. })), "the directory is this queue's still");
     let lanes = Lanes::from_cursor(Position::new(1, 7));
     let saved = [StreamControl { stream: "telemetry".into(), lanes, skipped: Vec::new(), in_doubt: None }];
-    control.save(&saved).unwrap();
+    control.save(&saved, None).unwrap();
     assert_eq!(open().unwrap().quota_bytes, quota_bytes);
     drop((open, control));
     let again = recovery::begin(dir.path(), None, metrics).unwrap();

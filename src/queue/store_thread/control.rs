@@ -9,15 +9,16 @@ use crate::queue::tail::{StreamControl, StreamState};
 impl Driver {
     /// Makes lanes, marks and doubts durable; deletes nothing.
     pub(super) fn save_control(&mut self) -> Result<Vec<StreamControl>, StoreError> {
-        let (ticket, controls): (u64, Vec<StreamControl>) = {
+        let (ticket, began_us, controls): (u64, Option<i64>, Vec<StreamControl>) = {
             let mut shared = self.inner.lock();
             shared.streams.iter_mut().for_each(|stream| stream.note_saving(true));
             let streams = shared.streams.iter().map(StreamState::control);
-            (shared.saves.wanted, streams.chain(shared.unconfigured.iter().cloned()).collect())
+            let controls = streams.chain(shared.unconfigured.iter().cloned()).collect();
+            (shared.saves.wanted, shared.boot_times.boots.present_us(), controls)
         };
         let dir = self.dir();
         let saved = self.fenced(|driver| {
-            (driver.backend.save)(&controls).map_err(|error| failed("save of the cursors", error, dir))
+            (driver.backend.save)(&controls, began_us).map_err(|error| failed("save of the cursors", error, dir))
         });
         if let Err(error) = saved {
             // It may be on disk all the same: until the next is saved, nothing is known of what is durable.
@@ -33,6 +34,7 @@ impl Driver {
             stream.note_saving(false);
         }
         shared.saves.done(ticket);
+        shared.boot_times.saved(began_us);
         (shared.progress_bytes, shared.progress_since_ns) = (0, None);
         let now_ns = self.inner.now_ns();
         shared.note_progress(0, now_ns);

@@ -17,6 +17,7 @@ impl Driver {
         let mut shared = self.inner.lock();
         (shared.quota_bytes, shared.disk_bytes) = (quota_bytes, disk_bytes);
         for held in held {
+            shared.boot_times.ran(&held.ran);
             let Some(stream) = shared.streams.iter_mut().find(|stream| stream.name == held.stream) else {
                 tracing::warn!(stream = %held.stream, records = held.records, "stream on disk is not configured");
                 if !shared.unconfigured.iter().any(|control| control.stream == held.stream) {

@@ -6,21 +6,18 @@ use super::thread::Exactly;
 use crate::clock::boot_ns;
 use crate::queue::PeekError;
 
-/// How often a stream is looked at whose next block cannot be opened.
-const UNOPENED_LOOK_NS: u64 = 5_000_000_000;
-
 impl Exactly<'_> {
     /// Whether the stream's next block could not be opened a moment ago.
     pub(super) fn is_unopened(&self, place: usize) -> bool {
         self.outlets[place].unopened_until_ns.is_some_and(|until_ns| boot_ns() < until_ns)
     }
 
-    /// Says so once. Nothing is passed over: what cannot be opened waits for its key, for a newer version, or to be
-    /// purged.
+    /// Says so once. Nothing is passed over: what cannot be opened waits for its key, for a newer version, for the clock,
+    /// or to be purged.
     pub(super) fn cannot_read(&mut self, place: usize, error: &PeekError) {
         let outlet = &mut self.outlets[place];
-        if matches!(error, PeekError::KeyMissing { .. } | PeekError::NewerVersion { .. }) {
-            let again_ns = boot_ns().saturating_add(UNOPENED_LOOK_NS);
+        if let Some(wait) = error.look_again_after() {
+            let again_ns = boot_ns().saturating_add(wait.as_nanos() as u64);
             if outlet.unopened_until_ns.replace(again_ns).is_none() {
                 let name = outlet.name.clone();
                 self.health().hold(&name, error.to_string());
