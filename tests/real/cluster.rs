@@ -12,8 +12,9 @@ use crate::servers::Kafka;
 const FLEET: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = 10\nevery = \"50ms\"\n";
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
-fn start(name: &'static str) -> (Scene, Agent) {
+fn start(name: &'static str, kafka_lines: &'static str) -> (Scene, Agent) {
     let mut scene = Scene::with(name, Kafka::cluster);
+    scene.kafka_lines = kafka_lines;
     scene.configure(FLEET, None);
     let agent = scene.agent();
     wait_until_up(&agent, &["fleet"]);
@@ -48,7 +49,18 @@ fn end(mut scene: Scene, agent: Agent) -> Ledger {
 
 #[test]
 fn nodes_killed_restarted_and_moved() {
-    let (mut scene, agent) = start("cluster::nodes_killed_restarted_and_moved");
+    nodes_come_and_go("cluster::nodes_killed_restarted_and_moved", "");
+}
+
+#[test]
+fn nodes_killed_restarted_and_moved_exactly_once() {
+    let name = "cluster::nodes_killed_restarted_and_moved_exactly_once";
+    let ledger = nodes_come_and_go(name, "delivery = \"exactly-once\"");
+    assert_eq!(ledger.repeated(), 0);
+}
+
+fn nodes_come_and_go(name: &'static str, kafka_lines: &'static str) -> Ledger {
+    let (mut scene, agent) = start(name, kafka_lines);
     let leader = scene.kafka.leader("telemetry");
     scene.kafka.kill_node(leader);
     let_come(&agent, 1_000);
@@ -76,12 +88,12 @@ fn nodes_killed_restarted_and_moved() {
         scene.kafka.up_node(node);
     }
     println!("  rolling restart over");
-    end(scene, agent);
+    end(scene, agent)
 }
 
 #[test]
 fn topic_deleted_recreated_and_widened() {
-    let (scene, agent) = start("cluster::topic_deleted_recreated_and_widened");
+    let (scene, agent) = start("cluster::topic_deleted_recreated_and_widened", "");
     let_come(&agent, 500);
     scene.kafka.delete_topic("telemetry");
     let reason = wait_for("the stream to wait", LOOK_MAX, || held(&agent));

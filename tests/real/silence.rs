@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
+use crate::ledger::Ledger;
 use crate::process::{output, tool, wait_for};
 use crate::scene::{Scene, wait_until_up};
 
@@ -13,22 +14,25 @@ const FLEET: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices
 const NOTICE_MAX: Duration = Duration::from_secs(90);
 
 /// Packets of a port, dropped in both directions until this is gone.
-struct Silence;
+struct Silence {
+    table: String,
+}
 
 impl Silence {
     fn of(port: &str) -> Self {
+        let table = format!("forebay_test_{port}");
         let rules = format!(
-            "table inet forebay_test {{ chain cut {{ type filter hook output priority 0; \
+            "table inet {table} {{ chain cut {{ type filter hook output priority 0; \
              tcp dport {port} drop; tcp sport {port} drop; }}; }}"
         );
         output(tool("nft", "nftables").arg(rules));
-        Self
+        Self { table }
     }
 }
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        let _ = tool("nft", "nftables").args(["delete", "table", "inet", "forebay_test"]).status();
+        let _ = tool("nft", "nftables").args(["delete", "table", "inet", &self.table]).status();
     }
 }
 
@@ -45,10 +49,10 @@ fn waiting(agent: &Agent) -> u64 {
     agent.streams().iter().map(|stream| stream.waiting).sum()
 }
 
-#[test]
-fn packets_are_dropped_and_come_back() {
+fn silence(name: &'static str, kafka_lines: &'static str) -> Ledger {
     demand_own_network();
-    let mut scene = Scene::new("silence::packets_are_dropped_and_come_back");
+    let mut scene = Scene::new(name);
+    scene.kafka_lines = kafka_lines;
     scene.configure(FLEET, None);
     let agent = scene.agent();
     wait_until_up(&agent, &["fleet"]);
@@ -68,7 +72,7 @@ fn packets_are_dropped_and_come_back() {
         let first = back.elapsed();
         scene.wait_until_delivered(&agent);
         println!(
-            "  cut {cut}: {waits} records waited; the first was delivered {:.1} s after packets passed again, all {:.1} s",
+            "  {name}, cut {cut}: {waits} records waited; the first was delivered {:.1} s after packets passed again, all {:.1} s",
             first.as_secs_f64(),
             back.elapsed().as_secs_f64()
         );
@@ -76,5 +80,16 @@ fn packets_are_dropped_and_come_back() {
     scene.demand_all(&agent);
     agent.terminate();
     scene.drain_rest();
-    scene.settle();
+    scene.settle()
+}
+
+#[test]
+fn packets_are_dropped_and_come_back() {
+    silence("silence::packets_are_dropped_and_come_back", "");
+}
+
+#[test]
+fn and_exactly_once() {
+    let ledger = silence("silence::and_exactly_once", "delivery = \"exactly-once\"");
+    assert_eq!(ledger.repeated(), 0);
 }
