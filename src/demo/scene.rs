@@ -226,6 +226,10 @@ brokers = ["{bootstrap}"]
 "reconnect.backoff.ms" = 100
 "reconnect.backoff.max.ms" = 500
 
+[clock]
+# So that it also runs on a machine that has just been switched on.
+hold = "0s"
+
 [status]
 listen = "127.0.0.1:0"
 "#,

@@ -60,7 +60,7 @@ impl Ground {
 
 pub fn local(state: &Path, rest: &str) -> String {
     format!(
-        "[gateway]\nid = \"gw\"\nstate-dir = \"{}\"\n[queue]\nsize = \"32 MiB\"\nwindow = \"200ms\"\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}",
+        "[gateway]\nid = \"gw\"\nstate-dir = \"{}\"\n[queue]\nsize = \"32 MiB\"\nwindow = \"200ms\"\n[clock]\nhold = \"0s\"\n[status]\nlisten = \"127.0.0.1:0\"\n{rest}",
         state.display()
     )
 }

@@ -16,8 +16,7 @@ use crate::line::Receiver;
 use crate::process::{output, tool, wait_for};
 use crate::scene::{Scene, gnss_source, wait_until_up};
 
-const FLEET: &str =
-    "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = 5\nevery = \"100ms\"\n[clock]\nhold = \"100s\"\n";
+const FLEET: &str = "[[source]]\nname = \"fleet\"\ntype = \"simulated\"\ndevices = 5\nevery = \"100ms\"\n";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How old a boot is when the agent starts.
 const BOOT_S: u64 = 1;
@@ -129,6 +128,7 @@ fn set_late(name: &'static str, kafka_lines: &'static str, setting: &Setting<'_>
     demand_root();
     let mut scene = Scene::new(name);
     scene.kafka_lines = kafka_lines;
+    scene.clock_hold = "100s";
     scene.configure(&setting.sources, None);
     let mut machine = Machine::new(&scene);
     let (agent, first_us) = machine.boot(&scene);

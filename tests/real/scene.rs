@@ -29,6 +29,7 @@ pub struct Scene {
     began: Instant,
     /// Further lines of `[kafka]`.
     pub kafka_lines: &'static str,
+    pub clock_hold: &'static str,
 }
 
 impl Scene {
@@ -40,7 +41,17 @@ impl Scene {
     pub fn with(name: &'static str, start: impl FnOnce(&Path) -> Kafka) -> Self {
         let dir = tempfile::Builder::new().prefix("forebay-real-").tempdir().unwrap();
         let kafka = start(dir.path());
-        Self { name, kafka, uplink: None, dir, lives: 0, promises: Vec::new(), began: Instant::now(), kafka_lines: "" }
+        Self {
+            name,
+            kafka,
+            uplink: None,
+            dir,
+            lives: 0,
+            promises: Vec::new(),
+            began: Instant::now(),
+            kafka_lines: "",
+            clock_hold: "0s",
+        }
     }
 
     /// A gateway in `dir` that logs in as `uplink` says.
@@ -54,6 +65,7 @@ impl Scene {
             promises: Vec::new(),
             began: Instant::now(),
             kafka_lines: "",
+            clock_hold: "0s",
         }
     }
 
@@ -88,12 +100,15 @@ durability = "every-record"
 {uplink}
 in-flight-bytes = "256 KiB"
 {kafka_lines}
+[clock]
+hold = "{clock_hold}"
 [status]
 listen = "127.0.0.1:0"
 "#,
             state = self.dir().join("state").display(),
             uplink = self.uplink.clone().unwrap_or_else(|| self.open_listener()),
             kafka_lines = self.kafka_lines,
+            clock_hold = self.clock_hold,
         );
         let file = self.dir().join("forebay.toml");
         std::fs::write(&file, text).unwrap();
