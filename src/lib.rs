@@ -71,7 +71,8 @@
 //! 5. No source, MQTT or status code waits for the uplink, and no uplink code waits for them; except an MQTT source of a
 //!    `reject-newest` stream whose quota is full. `tests/agent`, `tests/real`
 //! 6. No sled call on an async thread; no I/O in `push`. `tests/queue_model` (a store that stalls)
-//! 7. Order by position; time is data. `tests/uplink`, `tests/real`
+//! 7. Order by position; time is data, and as good as what is known of the clock when a record is read. `tests/uplink`,
+//!    `tests/queue_model`, `tests/real`
 //! 8. Every error a user can cause names the thing, the value and the limit, and where it is written.
 //!    `tests/configuration`, `tests/agent`
 
