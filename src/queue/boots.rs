@@ -137,6 +137,15 @@ impl Queue {
         }
     }
 
+    /// The present, microseconds since 1970 UTC, where the clock of this boot was set; whether the kernel's shows it or a
+    /// receiver has told.
+    pub fn wall_us(&self) -> Option<i64> {
+        let inner = self.inner();
+        let now_ns = inner.now_ns();
+        let began_us = inner.lock().boot_times.boots.present_us()?;
+        Some(wall_at(began_us, now_ns))
+    }
+
     /// While the machine is up for less than this and its clock is not set, records are not read whose time would be
     /// better then ([`PeekError::ClockUnset`]). Nothing waits before this is called.
     pub fn hold_for_clock(&self, hold: Duration) {

@@ -18,7 +18,7 @@ use super::backoff::Attempts;
 use super::delivery::Tokens;
 use super::health::Health;
 use super::lane::Backoff;
-use super::metering::Metering;
+use super::metering::{Metering, clock_of};
 use super::schemas::Schemas;
 use super::tls::TlsWatch;
 use super::watchdog::{Watchdog, stall};
@@ -81,7 +81,8 @@ pub fn run(
     let tls = TlsWatch::new(settings.kafka.tls.as_ref());
     let schemas = Schemas::start(&settings, &stop);
     let kafka = &settings.kafka;
-    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
+    let (clock, is_tls) = (clock_of(&queue), kafka.tls.is_some());
+    let metering = Metering::new(kafka.rate, kafka.budget, is_tls, &settings.gateway.state_dir, clock);
     let mut drain = Drain {
         settings,
         queue,

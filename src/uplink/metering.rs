@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::budget::{Budget, Now, Used};
 use super::rate::RateLimit;
-use crate::clock::{Clock, boot_ns, wall_us};
 use crate::config::{Budget as Limits, Rate};
 use crate::kafka::Traffic;
 use crate::metrics::Metrics;
-use crate::queue::write_atomically;
-use crate::reading::Trust;
+use crate::queue::{Queue, write_atomically};
 
 /// The file in the state directory.
 const FILE: &str = "uplink-budget";
@@ -22,8 +20,10 @@ const COMPARED_BYTES_MIN: u64 = 4 * 1024;
 const RATIO_MIN: f64 = 0.02;
 const RATIO_MAX: f64 = 20.0;
 
+/// Tells the time.
+type Clock = Box<dyn Fn() -> Now + Send>;
+
 /// The budget and what is known of the link's cost.
-#[derive(Debug)]
 pub struct Metering {
     /// All streams together.
     rate: RateLimit,
@@ -49,9 +49,9 @@ pub struct Metering {
 
 impl Metering {
     /// Goes on with what the file says was used. `tls`: the link is encrypted, which costs bytes.
-    pub fn new(rate: Rate, limits: Option<Limits>, tls: bool, state_dir: &Path) -> Self {
-        let (path, clock) = (state_dir.join(FILE), Clock::new());
-        let budget = limits.map(|limits| Budget::new(limits, load(&path), now_of(&clock)));
+    pub fn new(rate: Rate, limits: Option<Limits>, tls: bool, state_dir: &Path, clock: Clock) -> Self {
+        let path = state_dir.join(FILE);
+        let budget = limits.map(|limits| Budget::new(limits, load(&path), clock()));
         Self {
             rate: RateLimit::new(rate),
             budget,
@@ -71,7 +71,7 @@ impl Metering {
 
     /// Whether nothing is left for a stream of this priority, whatever becomes of what is in flight.
     fn is_exhausted(&mut self, priority: u8) -> bool {
-        let now = now_of(&self.clock);
+        let now = (self.clock)();
         self.budget.as_mut().is_some_and(|budget| budget.left(priority, 0, now) == 0)
     }
 
@@ -102,7 +102,7 @@ impl Metering {
 
     /// Payload bytes that a stream of this priority may hand to the client now.
     fn allowance_bytes(&mut self, priority: u8) -> u64 {
-        let (pending, now) = ((self.pending_bytes as f64 * self.ratio) as u64, now_of(&self.clock));
+        let (pending, now) = ((self.pending_bytes as f64 * self.ratio) as u64, (self.clock)());
         match &mut self.budget {
             Some(budget) => (budget.left(priority, pending, now) as f64 / self.ratio) as u64,
             None => u64::MAX,
@@ -151,7 +151,7 @@ impl Metering {
     }
 
     fn spend(&mut self, wire_bytes: u64, metrics: &Metrics) {
-        let now = now_of(&self.clock);
+        let now = (self.clock)();
         let Some(budget) = &mut self.budget else { return };
         budget.spend(wire_bytes, now);
         let to_save = budget.take_unsaved(now);
@@ -164,7 +164,7 @@ impl Metering {
     /// At the start: the gauges may say what an uplink of another configuration set.
     pub fn show(&mut self, metrics: &Metrics) {
         metrics.uplink_budget_exhausted.set(0);
-        self.show_used(now_of(&self.clock), metrics);
+        self.show_used((self.clock)(), metrics);
     }
 
     fn show_used(&mut self, now: Now, metrics: &Metrics) {
@@ -176,7 +176,7 @@ impl Metering {
 
     /// At the end, when no client is left: what was used to the byte, so that a restart costs nothing.
     pub fn close(&mut self) {
-        let now = now_of(&self.clock);
+        let now = (self.clock)();
         if let Some(used) = self.budget.as_mut().and_then(|budget| budget.take_exact(now)) {
             self.save(&used);
         }
@@ -204,9 +204,10 @@ impl Metering {
     }
 }
 
-fn now_of(clock: &Clock) -> Now {
-    let boot_ns = boot_ns();
-    Now { boot_ns, wall_us: (clock.trust(boot_ns) >= Trust::Corrected).then(wall_us) }
+/// The time as the queue knows it.
+pub fn clock_of(queue: &Queue) -> Clock {
+    let queue = queue.clone();
+    Box::new(move || Now { boot_ns: crate::clock::boot_ns(), wall_us: queue.wall_us() })
 }
 
 /// JSON and its CRC32C in one line.
@@ -255,9 +256,14 @@ mod tests {
         assert_eq!(load(&path), Used::default());
     }
 
+    /// Of 2026-11-22: the machine that runs this may have no clock, or come to midnight.
+    fn noon() -> Clock {
+        Box::new(|| Now { boot_ns: 0, wall_us: Some(1_795_348_800_000_000) })
+    }
+
     fn metering(dir: &Path) -> Metering {
         let limits = Limits { day_bytes: Some(100_000), month_bytes: None, reserve_percent: 20, reserve_priority: 1 };
-        Metering::new(Rate::default(), Some(limits), false, dir)
+        Metering::new(Rate::default(), Some(limits), false, dir, noon())
     }
 
     fn traffic(sent_bytes: u64) -> Traffic {
@@ -305,7 +311,7 @@ mod tests {
         link.show(&metrics);
         let shown = (metrics.uplink_budget_exhausted.get(), metrics.uplink_budget_day_bytes.get() as u64);
         assert_eq!(shown, (0, used));
-        Metering::new(Rate::default(), None, false, dir.path()).show(&metrics);
+        Metering::new(Rate::default(), None, false, dir.path(), noon()).show(&metrics);
         assert_eq!(metrics.uplink_budget_day_bytes.get(), 0, "there is no budget any more");
     }
 }

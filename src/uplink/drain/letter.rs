@@ -138,7 +138,8 @@ impl Drain<'_> {
             return;
         };
         let refused = outlet.lane.refused_time(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns(), wall_us);
+        let timestamp_ms =
+            outlet.timestamps.of(record.stamp, refused, boot_ns(), || self.queue.wall_us().unwrap_or_else(wall_us));
         let own = letter::headers(lineage, &outlet.name, &outlet.topic, record, &letter.failure);
         let (first_token, skipped) = (self.letters.next_token, record.skipped);
         let mut posted = Posted { first_token, count: 0, reported: 0, failure: None, skipped };

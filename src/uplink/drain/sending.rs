@@ -156,7 +156,8 @@ impl Drain<'_> {
         let outlet = &mut self.outlets[place];
         let Some(Ready { lane, record, .. }) = outlet.reader.ready() else { return Ok(0) };
         let refused = outlet.lane.refused_time(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns, wall_us);
+        let timestamp_ms =
+            outlet.timestamps.of(record.stamp, refused, now_ns, || self.queue.wall_us().unwrap_or_else(wall_us));
         let count = outlet.front.encoded.count();
         let bytes = outlet.front.encoded.bytes() + count * record.device.len();
         while outlet.front.handed_over < count {

@@ -147,7 +147,8 @@ impl Exactly<'_> {
             return Err(SendError::Full);
         }
         let refused = outlet.lane.refused_time(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, now_ns, wall_us);
+        let timestamp_ms =
+            outlet.timestamps.of(record.stamp, refused, now_ns, || self.queue.wall_us().unwrap_or_else(wall_us));
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
         for index in 0..count {
             let mut headers = self.encoded.headers(index);

@@ -109,7 +109,8 @@ impl Exactly<'_> {
     ) -> Result<(), Failure> {
         let outlet = &mut self.outlets[place];
         let refused = outlet.lane.refused_time(record.position);
-        let timestamp_ms = outlet.timestamps.of(record.stamp, refused, boot_ns(), wall_us);
+        let timestamp_ms =
+            outlet.timestamps.of(record.stamp, refused, boot_ns(), || self.queue.wall_us().unwrap_or_else(wall_us));
         let doubtful = outlet.doubtful.is_some_and(|(first, last)| first <= record.position && record.position <= last);
         open.doubtful = u64::from(doubtful);
         let own = letter::headers(&batch.lineage, &outlet.name, &outlet.topic, record, &letter.failure);

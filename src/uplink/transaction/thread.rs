@@ -19,7 +19,7 @@ use crate::queue::{Lives, Queue};
 use crate::uplink::encode::Encoded;
 use crate::uplink::health::Health;
 use crate::uplink::lane::Backoff;
-use crate::uplink::metering::Metering;
+use crate::uplink::metering::{Metering, clock_of};
 use crate::uplink::schemas::{Schemas, Writer};
 use crate::uplink::tls::TlsWatch;
 use crate::uplink::{Pace, Settings};
@@ -85,7 +85,8 @@ pub(in crate::uplink) fn run(
         .collect();
     outlets.sort_by_key(|outlet| std::cmp::Reverse(outlet.priority));
     let kafka = &settings.kafka;
-    let metering = Metering::new(kafka.rate, kafka.budget, kafka.tls.is_some(), &settings.gateway.state_dir);
+    let (clock, is_tls) = (clock_of(&queue), kafka.tls.is_some());
+    let metering = Metering::new(kafka.rate, kafka.budget, is_tls, &settings.gateway.state_dir, clock);
     let backoff = Backoff { max_ns: backoff.max_ns.min(LOOK_NS_MAX), ..backoff };
     let patience = Patience {
         backoff,
