@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cursor::Cursor;
-use super::session::{Event as Turn, Loss, Outcome};
+use super::session::{Event as Turn, Loss, Outcome, Step};
 use super::thread::{Exactly, SLICE};
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Trouble};
@@ -177,7 +177,14 @@ impl Exactly<'_> {
                 }
             }
         };
-        self.session.ended(outcome, boot_ns(), fastrand::f64())
+        let now_ns = boot_ns();
+        let (step, longest) = (self.session.step(now_ns), Duration::from_nanos(self.session.longest_ns()));
+        let turn = self.session.ended(outcome, now_ns, fastrand::f64());
+        if outcome == Outcome::Again && turn.is_some() {
+            let last = self.health().status().last_error.unwrap_or_default();
+            self.health().error(format!("{} did not end in {} s: {last}", step.in_words(), longest.as_secs()));
+        }
+        turn
     }
 
     pub(super) fn connected(&mut self) {

@@ -43,6 +43,8 @@ enum Action {
     Append,
     Save,
     Step(Fault),
+    /// Time in which nothing happens: a step that was not at its end before it may have lasted too long after it.
+    Pass(u64),
     Crash,
     /// Kafka gives up an open transaction, and with it the client.
     GiveUp,
@@ -68,6 +70,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => Just(Action::Append),
         2 => Just(Action::Save),
         40 => fault.prop_map(Action::Step),
+        2 => (1..20_u64).prop_map(Action::Pass),
         2 => Just(Action::Crash),
         1 => Just(Action::GiveUp),
         1 => Just(Action::Forget),
@@ -200,6 +203,7 @@ impl World {
             Action::Append => self.append(),
             Action::Save => self.save(),
             Action::Step(fault) => self.step(*fault),
+            Action::Pass(ns) => self.now_ns += ns,
             Action::Crash => {
                 self.agent = Agent::start(&mut self.disk);
             }

@@ -54,6 +54,22 @@ pub enum Loss {
     Denied,
 }
 
+impl Step {
+    /// What the client does then, in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Wait(_) => "waiting",
+            Self::Look | Self::Read => "reading the cursors",
+            Self::Initialise => "taking the transactional id over",
+            Self::Begin => "beginning a transaction",
+            Self::Deliver => "delivering",
+            Self::Offset => "putting the cursor into the transaction",
+            Self::Commit => "committing",
+            Self::Abort => "aborting",
+        }
+    }
+}
+
 /// What reading the cursors gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sight {
@@ -93,6 +109,13 @@ pub struct Patience {
     pub transaction_ns: u64,
 }
 
+/// A step is three requests at most, one after another: for the cursor to both coordinators and for who the second is,
+/// for an abort what is in flight, the end of the transaction and the new epoch. None of them waits longer than a
+/// transaction.
+const REQUESTS: u64 = 3;
+/// A new client connects twice first, each time for up to 15 s, to a broker that knows the coordinator and to that.
+const FIRST_STEP_NS_MIN: u64 = 60_000_000_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Looking,
@@ -122,6 +145,8 @@ pub struct Session {
     another: bool,
     /// Times in a row that Kafka refused the transactional id.
     denied: u32,
+    /// The client has said since then that the step is not yet at its end.
+    again_since_ns: Option<u64>,
 }
 
 impl Session {
@@ -137,6 +162,7 @@ impl Session {
             timed_out: false,
             another: false,
             denied: 0,
+            again_since_ns: None,
         }
     }
 
@@ -155,6 +181,12 @@ impl Session {
             Stage::Committing => Step::Commit,
             Stage::Aborting => Step::Abort,
         }
+    }
+
+    /// How long initialise, offset, commit or abort may go on, whichever it is now.
+    pub fn longest_ns(&self) -> u64 {
+        let longest_ns = self.patience.transaction_ns.saturating_mul(REQUESTS);
+        if self.stage == Stage::Initialising { longest_ns.max(FIRST_STEP_NS_MIN) } else { longest_ns }
     }
 
     /// Whether nothing of any stream can be sent until somebody mends something: another agent delivers, or the
@@ -196,31 +228,37 @@ impl Session {
     pub fn begun(&mut self, now_ns: u64) {
         self.opened_ns = Some(now_ns);
         self.timed_out = false;
-        self.stage = Stage::Delivering;
+        self.enter(Stage::Delivering);
     }
 
     /// Every record of the open transaction is reported as delivered, and its doubt is durable where it has to be.
     pub fn delivered(&mut self) {
-        self.stage = Stage::Offsetting;
+        self.enter(Stage::Offsetting);
     }
 
     /// The open transaction cannot be completed. `times_out`: as nothing was reported in time.
     pub fn failed(&mut self, times_out: bool) {
         self.timed_out = times_out;
-        self.stage = Stage::Aborting;
+        self.enter(Stage::Aborting);
     }
 
-    /// How the step that [`Session::step`] gave has ended: initialise, offset, commit or abort.
+    /// How the step that [`Session::step`] gave has ended: initialise, offset, commit or abort. One that does not end
+    /// costs the client: the library has states that it never leaves, and where it does go on, as Kafka is away, nothing
+    /// is gained by it, as the next client waits as well and the cursor tells what became of a commit.
     pub fn ended(&mut self, outcome: Outcome, now_ns: u64, chance: f64) -> Option<Event> {
         match (outcome, self.stage) {
-            (Outcome::Again, _) => None,
+            (Outcome::Again, _) => {
+                let since_ns = *self.again_since_ns.get_or_insert(now_ns);
+                let is_over = now_ns.saturating_sub(since_ns) >= self.longest_ns();
+                is_over.then(|| self.lost(now_ns, chance))
+            }
             (Outcome::Gone(loss), _) => Some(self.lost_client(loss, now_ns, chance)),
             (Outcome::Done, Stage::Initialising) => {
                 self.reached(Stage::Reading);
                 None
             }
             (Outcome::Done, Stage::Offsetting) => {
-                self.stage = Stage::Committing;
+                self.enter(Stage::Committing);
                 None
             }
             (Outcome::Done, Stage::Committing) => Some(self.closed(Event::Committed)),
@@ -252,17 +290,22 @@ impl Session {
     /// The client is to be changed for no fault of its own.
     pub fn renewed(&mut self) {
         if self.stage == Stage::Ready {
-            self.stage = Stage::Looking;
+            self.enter(Stage::Looking);
         }
     }
 
-    fn reached(&mut self, stage: Stage) {
+    fn enter(&mut self, stage: Stage) {
         self.stage = stage;
+        self.again_since_ns = None;
+    }
+
+    fn reached(&mut self, stage: Stage) {
+        self.enter(stage);
         self.attempt = 0;
     }
 
     fn closed(&mut self, event: Event) -> Event {
-        self.stage = Stage::Ready;
+        self.enter(Stage::Ready);
         self.opened_ns = None;
         event
     }
@@ -300,7 +343,7 @@ impl Session {
     }
 
     fn restart(&mut self, wait_until_ns: u64) {
-        self.stage = Stage::Looking;
+        self.enter(Stage::Looking);
         self.wait_until_ns = wait_until_ns;
         self.opened_ns = None;
         self.attempt = 0;
@@ -359,6 +402,88 @@ mod tests {
             assert_eq!(session.step(0), Step::Wait(5 * SECOND));
             assert_eq!(session.step(5 * SECOND), Step::Look);
         }
+    }
+
+    /// A session in this stage, with a client.
+    fn at(stage: Stage) -> Session {
+        let mut session = if stage == Stage::Committing { committing() } else { ready() };
+        match stage {
+            Stage::Initialising => {
+                session.renewed();
+                assert_eq!(session.read(Sight::Own, 0, 0.5), None);
+            }
+            Stage::Offsetting => {
+                session.begun(0);
+                session.delivered();
+            }
+            Stage::Aborting => {
+                session.begun(0);
+                session.failed(true);
+            }
+            _ => {}
+        }
+        assert_eq!(session.stage, stage);
+        session
+    }
+
+    #[test]
+    fn a_step_that_does_not_end_costs_the_client() {
+        let stages = [Stage::Initialising, Stage::Offsetting, Stage::Committing, Stage::Aborting];
+        for (stage, transaction, longest) in
+            stages.iter().flat_map(|stage| [(stage, 30, 90), (stage, 5, if *stage == stages[0] { 60 } else { 15 })])
+        {
+            let mut session = at(*stage);
+            session.patience.transaction_ns = transaction * SECOND;
+            let began_ns = 7 * SECOND;
+            for at_ns in [began_ns, began_ns + SECOND, began_ns + longest * SECOND - 1] {
+                assert_eq!(session.ended(Outcome::Again, at_ns, 1.0), None, "{stage:?} of {transaction} s");
+                assert_eq!(session.stage, *stage, "it goes on where it was");
+            }
+            let end_ns = began_ns + longest * SECOND;
+            assert_eq!(session.ended(Outcome::Again, end_ns, 1.0), Some(Event::Lost), "{stage:?} of {transaction} s");
+            assert_eq!((session.step(end_ns), session.is_open()), (Step::Wait(end_ns + 5 * SECOND), false));
+            assert_eq!(session.step(end_ns + 5 * SECOND), Step::Look);
+        }
+    }
+
+    #[test]
+    fn each_step_has_its_own_time() {
+        let mut session = ready();
+        let mut now_ns = 0;
+        for transaction in 0..10 {
+            session.begun(now_ns);
+            session.delivered();
+            for step in [Step::Offset, Step::Commit] {
+                assert_eq!(session.step(now_ns), step);
+                assert_eq!(session.ended(Outcome::Again, now_ns, 0.5), None);
+                now_ns += 89 * SECOND;
+                assert_eq!(session.ended(Outcome::Again, now_ns, 0.5), None, "{step:?} of transaction {transaction}");
+                session.ended(Outcome::Done, now_ns, 0.5);
+            }
+        }
+        assert_eq!(session.step(now_ns), Step::Begin);
+    }
+
+    /// An outage of an hour costs one client: the next is not made before Kafka has shown the cursors.
+    #[test]
+    fn while_kafka_is_away_no_further_client_is_made() {
+        let mut session = committing();
+        let (mut now_ns, mut lost, mut asked) = (0, 0, 0);
+        while now_ns < 3_600 * SECOND {
+            match session.step(now_ns) {
+                Step::Wait(until_ns) => now_ns = until_ns,
+                Step::Look => {
+                    now_ns += SECOND;
+                    asked += 1;
+                    assert_eq!(session.read(Sight::Nothing, now_ns, 1.0), None);
+                }
+                _ => {
+                    now_ns += SECOND / 2;
+                    lost += u32::from(session.ended(Outcome::Again, now_ns, 1.0).is_some());
+                }
+            }
+        }
+        assert!(lost == 1 && asked > 50, "{lost} clients, asked {asked} times");
     }
 
     #[test]
