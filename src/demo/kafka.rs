@@ -100,9 +100,19 @@ impl EmbeddedKafka {
         self.fail(RDKafkaApiKey::AddOffsetsToTxn, codes);
     }
 
+    /// So do the next requests to end a transaction.
+    pub fn fail_end(&self, codes: &[i16]) {
+        self.fail(RDKafkaApiKey::EndTxn, codes);
+    }
+
     /// Produce requests no longer fail.
     pub fn heal_produce(&self) {
         self.cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    }
+
+    /// Requests to end a transaction no longer fail.
+    pub fn heal_end(&self) {
+        self.cluster.clear_request_errors(RDKafkaApiKey::EndTxn);
     }
 
     fn fail(&self, request: RDKafkaApiKey, codes: &[i16]) {

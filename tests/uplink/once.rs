@@ -8,7 +8,7 @@ use forebay::metrics::ByKind;
 use forebay::uplink::Uplink;
 
 use super::rate::budget;
-use super::{Bench, NOT_ENOUGH_REPLICAS, assert_whole, dead_letters, poison, wait_for};
+use super::{Bench, COORDINATOR_LOAD_IN_PROGRESS, NOT_ENOUGH_REPLICAS, assert_whole, dead_letters, poison, wait_for};
 
 pub fn bench(streams: &[&str]) -> Bench {
     let mut bench = Bench::new(streams);
@@ -212,7 +212,29 @@ fn a_client_whose_transactions_time_out_is_replaced_once_and_without_loss() {
     assert_whole(&bench.account("telemetry"), 100);
 }
 
-/// As before, but for a partition without leader: the cluster says that all is not well.
+/// The coordinator says that it is not ready yet, and the library asks again for as long as it does.
+#[test]
+fn a_commit_that_never_ends_costs_the_client_and_no_record() {
+    let mut bench = bench(&["telemetry"]);
+    bench.settings.kafka.delivery = Delivery::ExactlyOnce(Transactions { id: None, timeout: Duration::from_secs(1) });
+    let uplink = bench.start();
+    wait_for("the cursor", || transactions(&bench, "committed") == 1);
+    bench.broker.fail_end(&[COORDINATOR_LOAD_IN_PROGRESS; 10_000]);
+    let begun = Instant::now();
+    bench.push(0, 100);
+    let is_told = || uplink.status().last_error.unwrap_or_default().starts_with("committing did not end in 3 s: ");
+    wait_for("the loss", is_told);
+    assert!(begun.elapsed() >= Duration::from_secs(3), "it was lost after {:?}", begun.elapsed());
+    bench.broker.heal_end();
+    wait_for("another client", || bench.metrics.uplink_client_rebuilds.get() == 1);
+    assert_eq!(transactions(&bench, "unknown"), 1);
+    bench.drained(0);
+    assert_eq!(uplink.status().state, "up");
+    bench.end(uplink);
+    assert_whole(&bench.account("telemetry"), 100);
+}
+
+/// As for one that is replaced, but with a partition without leader: the cluster says that all is not well.
 #[test]
 fn a_client_whose_transactions_time_out_is_kept_while_the_cluster_cannot_take_records() {
     let mut bench = bench(&["telemetry"]);
