@@ -3,16 +3,17 @@
 //! One thread alone polls. Delivery callbacks then come in order and only inside [`Producer::poll`], so they need no
 //! more than an uncontended lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
+use super::beside::Call;
 use super::error::Failure;
 use super::settings::{Refusal, careful_bytes_max, letter_properties, producer_properties};
 use super::statistics::{Statistics, TopicProgress};
@@ -175,8 +176,10 @@ impl ProducerContext for Context {
 
 /// An idempotent producer, or a transactional one.
 pub struct Producer {
-    pub(super) inner: BaseProducer<Context>,
+    pub(super) inner: Arc<BaseProducer<Context>>,
     batch_alone_bytes: Option<usize>,
+    /// Puts a cursor into a transaction.
+    pub(super) cursor_call: Call<KafkaResult<()>>,
 }
 
 impl Producer {
@@ -210,7 +213,7 @@ impl Producer {
         let inner = client_config(properties)?
             .create_with_context(Context { tokens: Tokens::new(kafka), ..Context::default() })
             .map_err(|error| ClientError::Creation(error.to_string()))?;
-        Ok(Self { inner, batch_alone_bytes: None })
+        Ok(Self { inner: Arc::new(inner), batch_alone_bytes: None, cursor_call: Call::default() })
     }
 
     /// Makes sure that a client can be made of this, without connecting anywhere.

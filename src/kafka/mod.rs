@@ -3,6 +3,7 @@
 //! No rdkafka type leaves this module, so that the client library can be changed without touching the drain.
 
 pub mod account;
+mod beside;
 mod broker_certificate;
 mod certificates;
 mod client;

@@ -3,6 +3,7 @@
 //! What is to be done about an error says the client itself, in this order: fatal, retriable, abortable (librdkafka
 //! `INTRODUCTION.md`, "Transactional Producer", "Error handling"); an error without any of these marks counts as fatal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
@@ -10,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::beside::Answer;
 use super::client::{ClientError, Producer, client_config};
 use super::error::Failure;
 use super::quiet::Quiet;
@@ -105,7 +107,8 @@ impl Producer {
         self.inner.begin_transaction().map_err(|error| Trouble::from_error(&error))
     }
 
-    /// Puts the group's cursor for `topic` into the open transaction. Waits at most `wait`.
+    /// Puts the group's cursor for `topic` into the open transaction. Waits at most `wait`; what goes on after that is
+    /// gone on with by the next call, whatever that one's cursor is.
     ///
     /// # Errors
     /// See [`Trouble`].
@@ -114,8 +117,21 @@ impl Producer {
         let mut element = offsets.add_partition(topic, PARTITION);
         let set = element.set_offset(Offset::Offset(cursor.offset));
         element.set_metadata(&cursor.metadata);
-        set.and_then(|()| self.inner.send_offsets_to_transaction(&offsets, &group.metadata, wait))
-            .map_err(|error| Trouble::from_error(&error))
+        set.map_err(|error| Trouble::from_error(&error))?;
+        let (client, group) = (Arc::clone(&self.inner), Arc::clone(&group.metadata));
+        match self.cursor_call.go_on(wait, move || client.send_offsets_to_transaction(&offsets, &group, wait)) {
+            Answer::Here(answer) => answer.map_err(|error| Trouble::from_error(&error)),
+            Answer::NotYet => Err(Trouble {
+                remedy: Remedy::Again,
+                failure: Failure::retried("the cursor waits for a coordinator's answer".into()),
+            }),
+            Answer::Never(text) => Err(Trouble { remedy: Remedy::Rebuild, failure: Failure::retried(text) }),
+        }
+    }
+
+    /// Whether a cursor was sent and the client has not said yet what became of it: it takes no other step meanwhile.
+    pub fn is_sending_cursor(&self) -> bool {
+        self.cursor_call.is_under_way()
     }
 
     /// Commits the open transaction; to be called when every record of it is reported. Waits at most `wait`.
@@ -184,7 +200,13 @@ pub struct Committed {
 
 /// A consumer group that nobody joins: a name for offsets.
 pub struct Group {
-    metadata: ConsumerGroupMetadata,
+    metadata: Arc<ConsumerGroupMetadata>,
+}
+
+impl Group {
+    pub(super) fn of(metadata: ConsumerGroupMetadata) -> Self {
+        Self { metadata: Arc::new(metadata) }
+    }
 }
 
 /// Reads a group's offset with a client of its own.
@@ -263,6 +285,6 @@ impl CursorReader {
     /// The client library cannot make it.
     pub fn into_group(self) -> Result<Group, Failure> {
         let metadata = self.client.group_metadata();
-        Ok(Group { metadata: metadata.ok_or_else(|| Failure::held(format!("group {} has no metadata", self.group)))? })
+        metadata.map(Group::of).ok_or_else(|| Failure::held(format!("group {} has no metadata", self.group)))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cursor::Cursor;
-use super::session::{Event as Turn, Loss, Outcome, Step};
+use super::session::{Event as Turn, Loss, Outcome};
 use super::thread::{Exactly, SLICE};
 use crate::clock::boot_ns;
 use crate::kafka::{Class, Failure, Notice, Producer, Remedy, Trouble};
@@ -131,7 +131,9 @@ impl Exactly<'_> {
     pub(super) fn offset(&mut self, client: &Producer) -> Option<Turn> {
         let open = self.open.as_ref()?;
         let outlet = &self.outlets[open.place];
-        if Duration::from_nanos(boot_ns().saturating_sub(open.began_ns)) >= self.how.timeout {
+        let lasts = Duration::from_nanos(boot_ns().saturating_sub(open.began_ns));
+        // One that is under way is waited for: until then the client refuses to abort, at once and without a pause.
+        if lasts >= self.how.timeout && !client.is_sending_cursor() {
             self.fail_open(Failure::retried("the cursor was not taken in time".into()), true);
             return None;
         }
