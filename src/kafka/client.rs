@@ -3,6 +3,7 @@
 //! One thread alone polls. Delivery callbacks then come in order and only inside [`Producer::poll`], so they need no
 //! more than an uncontended lock.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 
 use super::beside::Call;
+use super::brokers;
 use super::error::Failure;
 use super::settings::{Refusal, careful_bytes_max, letter_properties, producer_properties};
 use super::statistics::{Statistics, TopicProgress};
@@ -94,6 +96,9 @@ pub enum SendError {
 /// Most notices kept between two polls: the client repeats itself, the newest say enough.
 const NOTICES_MAX: usize = 64;
 
+/// So many statistics in a row without a broker to connect to are no moment between two lists of brokers.
+const STRANDED_MAX: u32 = 2;
+
 /// Events served by a poll that does not wait.
 const EVENTS_AT_ONCE: usize = 8;
 
@@ -108,11 +113,22 @@ pub(super) struct Context {
     inbox: Mutex<Inbox>,
     /// Where the login is by token.
     tokens: Option<Tokens>,
+    /// Statistics in a row with which it was stranded.
+    stranded: AtomicU32,
 }
 
 impl Context {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is stranded for longer than between an old list of brokers and a new one; then it counts anew.
+    fn take_stranded(&self) -> bool {
+        let is_stranded = self.stranded.load(Ordering::Relaxed) >= STRANDED_MAX;
+        if is_stranded {
+            self.stranded.store(0, Ordering::Relaxed);
+        }
+        is_stranded
     }
 
     fn notice(&self, notice: Notice) {
@@ -146,6 +162,10 @@ impl ClientContext for Context {
         if statistics.is_connected() {
             self.notice(Notice::Connected);
         }
+        // Only the thread that polls comes here.
+        let before = self.stranded.load(Ordering::Relaxed);
+        let stranded = if statistics.is_stranded() { before.saturating_add(1) } else { 0 };
+        self.stranded.store(stranded, Ordering::Relaxed);
         self.notice(Notice::Traffic(statistics.traffic()));
         self.notice(Notice::Progress(statistics.into_progress()));
     }
@@ -178,6 +198,8 @@ impl ProducerContext for Context {
 pub struct Producer {
     pub(super) inner: Arc<BaseProducer<Context>>,
     batch_alone_bytes: Option<usize>,
+    /// Where the cluster is, as configured.
+    brokers: String,
     /// Puts a cursor into a transaction.
     pub(super) cursor_call: Call<KafkaResult<()>>,
 }
@@ -213,7 +235,8 @@ impl Producer {
         let inner = client_config(properties)?
             .create_with_context(Context { tokens: Tokens::new(kafka), ..Context::default() })
             .map_err(|error| ClientError::Creation(error.to_string()))?;
-        Ok(Self { inner: Arc::new(inner), batch_alone_bytes: None, cursor_call: Call::default() })
+        let brokers = kafka.brokers.join(",");
+        Ok(Self { inner: Arc::new(inner), batch_alone_bytes: None, brokers, cursor_call: Call::default() })
     }
 
     /// Makes sure that a client can be made of this, without connecting anywhere.
@@ -256,6 +279,9 @@ impl Producer {
         // With no wait it serves a single event; reports must not queue up behind its log lines.
         for _ in 0..EVENTS_AT_ONCE {
             self.inner.poll(Duration::ZERO);
+        }
+        if self.inner.context().take_stranded() {
+            brokers::give_again(self.inner.client(), &self.brokers);
         }
         let mut inbox = self.inner.context().inbox();
         reports.append(&mut inbox.reports);
@@ -300,3 +326,7 @@ pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientCon
         Err(error) => Err(ClientError::Creation(error.to_string())),
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

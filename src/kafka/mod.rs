@@ -5,6 +5,7 @@
 pub mod account;
 mod beside;
 mod broker_certificate;
+mod brokers;
 mod certificates;
 mod client;
 mod consumer;

@@ -35,10 +35,12 @@ pub struct PartitionProgress {
 
 #[derive(Deserialize)]
 pub(super) struct Statistics {
-    #[serde(default)]
-    brokers: HashMap<String, Broker>,
+    #[serde(default, deserialize_with = "all_brokers")]
+    brokers: Vec<Broker>,
     #[serde(default)]
     topics: HashMap<String, Topic>,
+    #[serde(default)]
+    msg_cnt: u64,
     #[serde(default)]
     tx: u64,
     #[serde(default)]
@@ -56,7 +58,15 @@ impl Statistics {
 
     /// Whether a connection to any broker stands.
     pub(super) fn is_connected(&self) -> bool {
-        self.brokers.values().any(|broker| broker.state == "UP")
+        self.brokers.iter().any(|broker| broker.state == "UP")
+    }
+
+    /// Whether the client has no broker that it could connect to: it knows none, as a logical one is a role that no
+    /// broker has then, or it keeps those that it has given up, which look as if nobody had asked for a connection, while
+    /// messages wait for one.
+    pub(super) fn is_stranded(&self) -> bool {
+        let mut brokers = self.brokers.iter().filter(|broker| broker.source != "logical").peekable();
+        brokers.peek().is_none() || self.msg_cnt > 0 && brokers.all(|broker| broker.state == "INIT")
     }
 
     pub(super) fn traffic(&self) -> Traffic {
@@ -65,7 +75,7 @@ impl Statistics {
             sent_bytes: self.tx_bytes,
             answers: self.rx,
             received_bytes: self.rx_bytes,
-            connections: self.brokers.values().map(Broker::connections).sum(),
+            connections: self.brokers.iter().map(Broker::connections).sum(),
         }
     }
 
@@ -75,8 +85,34 @@ impl Statistics {
     }
 }
 
+/// Reads the map of brokers, of which two may have the same name: one that was given up and is still in use somewhere, and
+/// its successor.
+fn all_brokers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Broker>, D::Error> {
+    struct All;
+
+    impl<'de> Visitor<'de> for All {
+        type Value = Vec<Broker>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("brokers by their name")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut brokers = Vec::new();
+            while let Some((_, broker)) = map.next_entry::<IgnoredAny, Broker>()? {
+                brokers.push(broker);
+            }
+            Ok(brokers)
+        }
+    }
+
+    deserializer.deserialize_map(All)
+}
+
 #[derive(Deserialize)]
 struct Broker {
+    #[serde(default)]
+    source: String,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -140,6 +176,25 @@ mod tests {
         assert_eq!(connections("CONNECT", 500, 1), 1, "a link that is down costs nothing");
         assert_eq!(connections("AUTH_REQ", 501, 1), 2);
         assert_eq!(connections("UP", 501, 1), 2);
+    }
+
+    #[test]
+    fn a_client_is_stranded_without_a_broker_or_with_none_that_it_asks_for_what_it_needs() {
+        let is_stranded = |waiting: u64, brokers: &[(&str, &str)]| {
+            let broker =
+                |(source, state): &(&str, &str)| format!(r#""{source}":{{"source":"{source}","state":"{state}"}}"#);
+            let brokers: Vec<String> = brokers.iter().map(broker).collect();
+            let text = format!(r#"{{"msg_cnt":{waiting},"brokers":{{{}}}}}"#, brokers.join(","));
+            Statistics::parse(text.as_bytes()).unwrap().is_stranded()
+        };
+        assert!(is_stranded(0, &[]) && is_stranded(0, &[("logical", "UP")]));
+        assert!(!is_stranded(0, &[("configured", "INIT")]) && !is_stranded(0, &[("learned", "INIT")]), "it is idle");
+        assert!(is_stranded(1, &[("learned", "INIT")]) && is_stranded(1, &[("learned", "INIT"), ("logical", "UP")]));
+        for state in ["UP", "CONNECT", "TRY_CONNECT", "DOWN"] {
+            assert!(!is_stranded(1, &[("learned", "INIT"), ("configured", state)]), "{state}");
+            let of_one_name = [[("learned", "INIT"), ("learned", state)], [("learned", state), ("learned", "INIT")]];
+            assert_eq!(of_one_name.map(|brokers| is_stranded(1, &brokers)), [false, false], "{state}");
+        }
     }
 
     #[test]
