@@ -26,12 +26,10 @@ pub(super) fn start(default: &str) {
     let lines =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let registry = tracing_subscriber::registry();
-    let started = if in_journal {
-        registry.with(lines.without_time().with_filter(filter)).try_init()
-    } else {
-        registry.with(lines.with_filter(filter)).try_init()
-    };
+    // One filter for all: with one of the layer's own a line can be lost while another thread logs by the crate `log`.
+    let registry = tracing_subscriber::registry().with(filter);
+    let started =
+        if in_journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
     if let Err(error) = started {
         eprintln!("forebay: logging could not be started: {error}");
     }
