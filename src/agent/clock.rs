@@ -15,10 +15,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Runs until it is aborted; it holds nothing that has to be let go of in order.
 pub(super) fn spawn(clock: Arc<Clock>, queue: Queue, metrics: Arc<Metrics>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
             let began_us = clock.began_us();
             if let Some(began_us) = began_us {
                 queue.boot_began(began_us);
@@ -27,6 +24,7 @@ pub(super) fn spawn(clock: Arc<Clock>, queue: Queue, metrics: Arc<Metrics>) -> J
             if metrics.clock_set.set(is_set) != is_set {
                 told(began_us);
             }
+            tokio::time::sleep(LOOK).await;
         }
     })
 }

@@ -2,8 +2,6 @@
 //!
 //! One fix is no proof: a receiver may wake up with an old date. Five that agree are taken.
 
-use std::collections::VecDeque;
-
 use super::{BUILD_FLOOR_MS, began_us};
 
 /// Fixes that have to agree.
@@ -16,7 +14,7 @@ const APART_US: i64 = 2_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Fixes {
     /// When this boot began by each of them, microseconds since 1970 UTC.
-    began_us: VecDeque<i64>,
+    began_us: Vec<i64>,
     agreed_us: Option<i64>,
 }
 
@@ -25,7 +23,7 @@ impl Fixes {
     pub(super) fn note(&mut self, at_boot_ns: u64, measured_us: i64) -> Option<i64> {
         // An older time is that of a receiver that does not know the date.
         if measured_us.div_euclid(1_000) >= BUILD_FLOOR_MS {
-            self.began_us.push_back(began_us(at_boot_ns, measured_us));
+            self.began_us.push(began_us(at_boot_ns, measured_us));
             self.began_us.drain(..self.began_us.len().saturating_sub(FIXES));
             if let (Some(first), Some(last)) = (self.began_us.iter().min(), self.began_us.iter().max())
                 && self.began_us.len() == FIXES

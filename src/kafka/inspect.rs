@@ -1,7 +1,7 @@
 //! Looks at a cluster as a gateway would meet it: whether it lets us in, whether the topics are there and take records,
 //! and the settings that decide what becomes of them. Writes no record and no offset.
 
-mod topic_settings;
+pub(super) mod topic_settings;
 mod transactions;
 
 use std::sync::Mutex;

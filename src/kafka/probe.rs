@@ -7,6 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::metadata::MetadataPartition;
 
 use super::client::client_config;
+use super::inspect::topic_settings;
 use super::quiet::Quiet;
 use super::settings::{connection_overrides, connection_properties};
 use crate::config::Kafka;
@@ -21,8 +22,9 @@ pub struct Doubt {
 }
 
 /// Looks for each of these topics whether the partitions in doubt have a leader and enough replicas in sync; waits at
-/// most `wait` for each, and no more once the cluster did not answer. Metadata does not say `min.insync.replicas`: more
-/// than half of the replicas counts as enough, which is what it is set to in practice (2 of 3).
+/// most `wait` for each, and no more once the cluster did not answer. Where there is no right to ask for the topic's
+/// `min.insync.replicas`, more than half of the replicas counts as enough, which is what it is set to in practice (2 of
+/// 3).
 ///
 /// Gives for each, in their order, why it could not take records, if so.
 pub fn can_take_records(kafka: &Kafka, doubts: &[Doubt], wait: Duration) -> Vec<Result<(), String>> {
@@ -42,14 +44,33 @@ pub fn can_take_records(kafka: &Kafka, doubts: &[Doubt], wait: Duration) -> Vec<
             reason
         })?;
         let found = metadata.topics().first().filter(|found| found.error().is_none());
-        judge(doubt, &found.map_or(Vec::new(), |found| found.partitions().iter().map(Standing::of).collect()))
+        Ok(found.map_or(Vec::new(), |found| found.partitions().iter().map(Standing::of).collect()))
     };
-    doubts.iter().map(ask).collect()
+    let found: Vec<Result<Vec<Standing>, String>> = doubts.iter().map(ask).collect();
+    let judged = doubts.iter().zip(found).map(|(doubt, found)| {
+        let found = found?;
+        // Only where some are in sync and some are not does it matter how many are needed.
+        let is_open = found.iter().any(|partition| (1..partition.replicas).contains(&partition.in_sync));
+        let needed = if is_open { in_sync_needed(kafka, &doubt.topic, client.context()) } else { None };
+        judge(doubt, &found, needed)
+    });
+    judged.collect()
+}
+
+/// The topic's `min.insync.replicas`, where we may ask for it.
+fn in_sync_needed(kafka: &Kafka, topic: &str, logged_in: &Quiet) -> Option<usize> {
+    let settings = topic_settings::ask(kafka, &properties(kafka), &[topic.to_owned()], logged_in).ok()?;
+    settings.into_iter().next()?.ok()?.in_sync_needed
+}
+
+fn properties(kafka: &Kafka) -> Vec<(String, String)> {
+    let mut properties = connection_properties(kafka);
+    properties.extend(connection_overrides(kafka));
+    properties
 }
 
 fn open(kafka: &Kafka) -> Result<BaseConsumer<Quiet>, String> {
-    let mut properties = connection_properties(kafka);
-    properties.extend(connection_overrides(kafka));
+    let mut properties = properties(kafka);
     for (name, value) in [("group.id", "forebay-probe"), ("enable.auto.commit", "false")] {
         properties.push((name.to_owned(), value.to_owned()));
     }
@@ -72,13 +93,13 @@ impl Standing {
         Self { id: found.id(), leader: found.leader(), in_sync, replicas }
     }
 
-    fn takes_records(&self) -> bool {
-        self.leader >= 0 && self.in_sync * 2 > self.replicas
+    fn takes_records(&self, needed: Option<usize>) -> bool {
+        self.leader >= 0 && self.in_sync >= needed.unwrap_or(self.replicas / 2 + 1)
     }
 }
 
-/// Whether what is in doubt of a topic could take records.
-fn judge(doubt: &Doubt, found: &[Standing]) -> Result<(), String> {
+/// Whether what is in doubt of a topic could take records; `needed`: its `min.insync.replicas`, where that is known.
+fn judge(doubt: &Doubt, found: &[Standing], needed: Option<usize>) -> Result<(), String> {
     let topic = &doubt.topic;
     if found.is_empty() {
         return Err(format!("topic {topic} is not there"));
@@ -87,7 +108,7 @@ fn judge(doubt: &Doubt, found: &[Standing]) -> Result<(), String> {
         return Err(format!("partition {id} of topic {topic} is not there"));
     }
     let is_meant = |id: i32| doubt.partitions.is_empty() || doubt.partitions.contains(&id);
-    match found.iter().find(|partition| is_meant(partition.id) && !partition.takes_records()) {
+    match found.iter().find(|partition| is_meant(partition.id) && !partition.takes_records(needed)) {
         None => Ok(()),
         Some(Standing { id, leader, in_sync, replicas }) => Err(format!(
             "partition {id} of topic {topic} has leader {leader} and {in_sync} of {replicas} replicas in sync"
@@ -109,19 +130,28 @@ mod tests {
         let alone = Standing { id: 1, in_sync: 1, ..healthy };
         let headless = Standing { id: 2, leader: -1, ..healthy };
         let found = [healthy, alone, headless];
-        assert_eq!(judge(&doubt(&[0]), &found), Ok(()));
-        assert!(judge(&doubt(&[0, 1]), &found).unwrap_err().contains("partition 1 of topic telemetry"));
-        assert!(judge(&doubt(&[2]), &found).unwrap_err().contains("has leader -1"));
-        assert!(judge(&doubt(&[]), &found).is_err(), "it is not known which of them");
-        assert_eq!(judge(&doubt(&[]), &found[..1]), Ok(()));
-        assert!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 2, ..healthy }]).is_err());
-        assert_eq!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 1, ..healthy }]), Ok(()));
+        assert_eq!(judge(&doubt(&[0]), &found, None), Ok(()));
+        assert!(judge(&doubt(&[0, 1]), &found, None).unwrap_err().contains("partition 1 of topic telemetry"));
+        assert!(judge(&doubt(&[2]), &found, None).unwrap_err().contains("has leader -1"));
+        assert!(judge(&doubt(&[]), &found, None).is_err(), "it is not known which of them");
+        assert_eq!(judge(&doubt(&[]), &found[..1], None), Ok(()));
+        assert!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 2, ..healthy }], None).is_err());
+        assert_eq!(judge(&doubt(&[0]), &[Standing { in_sync: 1, replicas: 1, ..healthy }], None), Ok(()));
+    }
+
+    #[test]
+    fn what_the_topic_says_counts_where_it_is_known() {
+        let two_of_three = [Standing { id: 0, leader: 1, in_sync: 2, replicas: 3 }];
+        let answers = [1, 2, 3].map(|needed| judge(&doubt(&[0]), &two_of_three, Some(needed)).is_ok());
+        assert_eq!(answers, [true, true, false]);
+        let one_of_three = [Standing { in_sync: 1, ..two_of_three[0] }];
+        assert_eq!(judge(&doubt(&[]), &one_of_three, Some(1)), Ok(()));
     }
 
     #[test]
     fn what_is_not_there_takes_no_records() {
         let found = [Standing { id: 0, leader: 1, in_sync: 1, replicas: 1 }];
-        assert_eq!(judge(&doubt(&[3]), &found), Err("partition 3 of topic telemetry is not there".into()));
-        assert_eq!(judge(&doubt(&[]), &[]), Err("topic telemetry is not there".into()));
+        assert_eq!(judge(&doubt(&[3]), &found, None), Err("partition 3 of topic telemetry is not there".into()));
+        assert_eq!(judge(&doubt(&[]), &[], None), Err("topic telemetry is not there".into()));
     }
 }

@@ -4,11 +4,11 @@
 //! A block names its boot, and each record its time since then. What is stored is never rewritten: the wall time is
 //! computed whenever a record is read, so it is as good as what is known by then.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Inner;
+use super::store::Ran;
 use super::{Batch, PeekError, Queue};
 use crate::clock::{BUILD_FLOOR_MS, wall_at};
 use crate::reading::{Lineage, Stamp, Trust};
@@ -25,22 +25,32 @@ const SAVE_EVERY_NS: u64 = 60_000_000_000;
 pub(super) struct Boots {
     queue: uuid::Uuid,
     present: u32,
-    /// Microseconds since 1970 UTC, by the index that blocks bear.
-    began_us: BTreeMap<u32, i64>,
-    /// How long each ran at least.
-    ran: BTreeMap<u32, Duration>,
+    /// The index that blocks bear, and microseconds since 1970 UTC; ascending by index.
+    began_us: Vec<(u32, i64)>,
+    ran: Ran,
 }
 
 impl Boots {
     /// `present`: what records of this boot bear; `known`: which boots began when.
     pub(super) fn new(present: &Lineage, known: impl IntoIterator<Item = (u32, i64)>) -> Self {
         let began_us = known.into_iter().collect();
-        Self { queue: present.queue, present: present.boot_index, began_us, ran: BTreeMap::new() }
+        Self { queue: present.queue, present: present.boot_index, began_us, ran: Ran::default() }
     }
 
     /// When this boot began.
     pub(super) fn present_us(&self) -> Option<i64> {
-        self.began_us.get(&self.present).copied()
+        self.of(self.present)
+    }
+
+    fn of(&self, boot_index: u32) -> Option<i64> {
+        self.began_us.iter().find(|(known, _)| *known == boot_index).map(|(_, began_us)| *began_us)
+    }
+
+    fn present_began(&mut self, began_us: i64) {
+        match self.began_us.last_mut().filter(|(newest, _)| *newest == self.present) {
+            Some((_, known_us)) => *known_us = began_us,
+            None => self.began_us.push((self.present, began_us)),
+        }
     }
 
     /// Whether more will be known of records of this lineage once the clock of this boot is set.
@@ -55,14 +65,14 @@ impl Boots {
         if stamp.trust >= Trust::Corrected || of.queue != self.queue {
             return stamp;
         }
-        if let Some(began_us) = self.began_us.get(&of.boot_index) {
-            return Stamp { wall_us: wall_at(*began_us, stamp.boot_ns), trust: Trust::Corrected, ..stamp };
+        if let Some(began_us) = self.of(of.boot_index) {
+            return Stamp { wall_us: wall_at(began_us, stamp.boot_ns), trust: Trust::Corrected, ..stamp };
         }
-        let Some((_, next_us)) = self.began_us.range(of.boot_index..).next() else { return stamp };
-        let before = self.began_us.range(..of.boot_index).next_back().map(|(_, began_us)| *began_us);
+        let Some((_, next_us)) = self.began_us.iter().find(|(boot, _)| *boot > of.boot_index) else { return stamp };
+        let before = self.began_us.iter().rfind(|(boot, _)| *boot < of.boot_index).map(|(_, began_us)| *began_us);
         let earliest_us = before.unwrap_or(BUILD_FLOOR_MS * 1_000);
-        let ran = self.ran.get(&of.boot_index).copied().unwrap_or_default();
-        let latest_us = next_us.saturating_sub(i64::try_from(ran.as_micros()).unwrap_or(i64::MAX));
+        let ran_us = i64::try_from(self.ran.least(of.boot_index).as_micros()).unwrap_or(i64::MAX);
+        let latest_us = next_us.saturating_sub(ran_us);
         // What its own clock said of the boot's beginning is kept where it can be true: a clock saved at shutdown is
         // late, not wrong. Else it ended when the next began, which no retention by time takes for older than it is.
         let said_us = stamp.wall_us.saturating_sub(wall_at(0, stamp.boot_ns));
@@ -90,12 +100,8 @@ impl BootTimes {
     }
 
     /// Boots that are on disk ran at least so long.
-    pub(super) fn ran(&mut self, ran: &BTreeMap<u32, Duration>) {
-        let boots = Arc::make_mut(&mut self.boots);
-        for (boot_index, ran) in ran {
-            let known = boots.ran.entry(*boot_index).or_default();
-            *known = (*known).max(*ran);
-        }
+    pub(super) fn ran(&mut self, ran: &Ran) {
+        Arc::make_mut(&mut self.boots).ran.add(ran);
     }
 
     /// What was saved of this boot.
@@ -106,8 +112,7 @@ impl BootTimes {
     /// Notes when this boot began. Gives whether that is to be written.
     fn began(&mut self, began_us: i64, now_ns: u64) -> bool {
         if self.boots.present_us().is_none_or(|known_us| known_us.abs_diff(began_us) > MOVED_US) {
-            let boots = Arc::make_mut(&mut self.boots);
-            boots.began_us.insert(boots.present, began_us);
+            Arc::make_mut(&mut self.boots).present_began(began_us);
         }
         let is_late = self.asked_ns.is_none_or(|asked_ns| now_ns.saturating_sub(asked_ns) >= SAVE_EVERY_NS);
         let due = is_late && is_news_on_disk(self.durable_us, began_us);
@@ -223,9 +228,9 @@ mod tests {
     #[test]
     fn a_boot_ended_before_the_next_began_however_long_it_ran() {
         let mut times = BootTimes::new(Boots::new(&lineage(4), [(1, DAY_US), (4, DAY_US + 500 * SECOND_US)]));
-        times.ran(&BTreeMap::from([(2, Duration::from_secs(60))]));
-        times.ran(&BTreeMap::from([(2, Duration::from_secs(100)), (3, Duration::from_secs(9))]));
-        times.ran(&BTreeMap::from([(2, Duration::from_secs(30))]));
+        for (boot, seconds) in [(2, 60), (3, 900), (2, 100), (2, 30)] {
+            times.ran(&Ran::of(boot, Duration::from_secs(seconds)));
+        }
         for (said_s, estimate_s) in [(0, 0), (400, 400), (401, 400), (-1, 400)] {
             let expected = (estimate_s, Trust::Estimated);
             assert_eq!(given(&times.boots, 2, DAY_US + said_s * SECOND_US), expected, "{said_s}");

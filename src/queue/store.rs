@@ -3,7 +3,6 @@
 //! `EpochStore` is the real one, on sled. The trait is here because the tests and benchmarks run the
 //! queue on a plain append-only file as well, as oracle and yardstick.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admin::Step;
@@ -88,8 +87,34 @@ pub struct Held {
     pub bytes: u64,
     /// Boot index and boot time of the oldest record.
     pub oldest: (u32, Duration),
-    /// How long each boot ran at least, by its index: the boot time at the beginning of its last block.
-    pub ran: BTreeMap<u32, Duration>,
+    /// How long each boot ran at least.
+    pub ran: Ran,
+}
+
+/// How long boots ran at least: by their index, the boot time at the beginning of the last block of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ran(Vec<(u32, Duration)>);
+
+impl Ran {
+    /// One boot.
+    pub fn of(boot_index: u32, ran: Duration) -> Self {
+        Self(vec![(boot_index, ran)])
+    }
+
+    /// Adds what else is known.
+    pub fn add(&mut self, more: &Self) {
+        for (boot_index, ran) in &more.0 {
+            match self.0.iter_mut().find(|(known, _)| known == boot_index) {
+                Some((_, known)) => *known = (*known).max(*ran),
+                None => self.0.push((*boot_index, *ran)),
+            }
+        }
+    }
+
+    /// Of this boot; nothing where it is not known.
+    pub fn least(&self, boot_index: u32) -> Duration {
+        self.0.iter().find(|(known, _)| *known == boot_index).map_or(Duration::ZERO, |(_, ran)| *ran)
+    }
 }
 
 impl Held {
@@ -103,7 +128,7 @@ impl Held {
             records: u64::from(header.count),
             bytes,
             oldest,
-            ran: BTreeMap::from([oldest]),
+            ran: Ran::of(oldest.0, oldest.1),
         }
     }
 
@@ -114,10 +139,7 @@ impl Held {
         self.first = self.first.min(more.first);
         self.last = self.last.max(more.last);
         self.oldest = self.oldest.min(more.oldest);
-        for (boot_index, ran) in &more.ran {
-            let known = self.ran.entry(*boot_index).or_default();
-            *known = (*known).max(*ran);
-        }
+        self.ran.add(&more.ran);
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Written once, when the epoch is closed, under a CRC32C. An epoch without a good summary is recovered by raw scan.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Header;
 use super::disk;
-use super::store::Held;
+use super::store::{Held, Ran};
 use crate::reading::{Name, Position};
 
 const MAGIC: [u8; 8] = *b"FbyEpoc1";
@@ -73,7 +72,7 @@ pub(crate) fn totals(entries: &[Entry]) -> Vec<Held> {
                 records: u64::from(entry.count),
                 bytes: u64::from(entry.bytes),
                 oldest,
-                ran: BTreeMap::from([oldest]),
+                ran: Ran::of(oldest.0, oldest.1),
             },
         );
     }

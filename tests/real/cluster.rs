@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use forebay::kafka::{Doubt, can_take_records};
+
 use crate::agent::Agent;
 use crate::ledger::Ledger;
 use crate::process::wait_for;
@@ -47,6 +49,17 @@ fn end(mut scene: Scene, agent: Agent) -> Ledger {
     scene.settle()
 }
 
+/// What the watchdog asks for a client that makes no headway: whether the cluster could take records of the agent's
+/// topic, which needs two replicas in sync, of one that needs three, and of one that needs one.
+fn wait_for_judgement(scene: &Scene, expected: [bool; 3]) {
+    let kafka = scene.reader();
+    let doubts = ["telemetry", "strict", "lenient"].map(|topic| Doubt { topic: topic.into(), partitions: Vec::new() });
+    wait_for("the cluster to notice", LOOK_MAX, || {
+        let answers = can_take_records(&kafka, &doubts, Duration::from_secs(10));
+        (answers.iter().map(Result::is_ok).collect::<Vec<_>>() == expected).then_some(())
+    });
+}
+
 #[test]
 fn nodes_killed_restarted_and_moved() {
     nodes_come_and_go("cluster::nodes_killed_restarted_and_moved", "");
@@ -61,10 +74,14 @@ fn nodes_killed_restarted_and_moved_exactly_once() {
 
 fn nodes_come_and_go(name: &'static str, kafka_lines: &'static str) -> Ledger {
     let (mut scene, agent) = start(name, kafka_lines);
+    for (topic, in_sync) in [("strict", "min.insync.replicas=3"), ("lenient", "min.insync.replicas=1")] {
+        scene.kafka.create_topic_with(topic, "3", &["--config", in_sync]);
+    }
     let leader = scene.kafka.leader("telemetry");
     scene.kafka.kill_node(leader);
     let_come(&agent, 1_000);
     scene.wait_until_delivered(&agent);
+    wait_for_judgement(&scene, [true, false, true]);
     println!("  leader {leader} killed: the others went on");
 
     let second = leader % 3 + 1;

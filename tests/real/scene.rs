@@ -213,13 +213,16 @@ listen = "127.0.0.1:0"
         found
     }
 
-    /// What the topic has, up to an end of each partition, by the product's consumer.
-    pub fn each_of(&self, topic: &str, mut take: impl FnMut(&Received)) {
-        // By the node's open listener: a gateway may have no right to read.
+    /// The way in for who reads, by the node's open listener: a gateway may have no right to.
+    pub fn reader(&self) -> forebay::config::Kafka {
         let text = format!("[kafka]\n{}\n", self.open_listener());
         let parsed = forebay::config::parse(&text, Path::new("reader.toml"));
-        let config = parsed.unwrap_or_else(|errors| panic!("{errors}")).config;
-        let consumer = Consumer::open(&config.kafka.unwrap(), topic, READ_MAX).unwrap();
+        parsed.unwrap_or_else(|errors| panic!("{errors}")).config.kafka.unwrap()
+    }
+
+    /// What the topic has, up to an end of each partition, by the product's consumer.
+    pub fn each_of(&self, topic: &str, mut take: impl FnMut(&Received)) {
+        let consumer = Consumer::open(&self.reader(), topic, READ_MAX).unwrap();
         // Not every offset holds a record where there were transactions.
         let mut left: Vec<i32> =
             consumer.spans(Start::Beginning, READ_MAX).unwrap().iter().map(|span| span.partition).collect();

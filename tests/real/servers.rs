@@ -146,16 +146,14 @@ impl Kafka {
 
     /// A topic on as many nodes as there are, at most three.
     pub fn create_topic(&self, topic: &str, partitions: &str) {
+        self.create_topic_with(topic, partitions, &[]);
+    }
+
+    /// The same with settings of its own, as `--config`, `NAME=VALUE`.
+    pub fn create_topic_with(&self, topic: &str, partitions: &str, settings: &[&str]) {
         let replicas = self.nodes.len().min(3).to_string();
-        self.admin_topic(&[
-            "--create",
-            "--topic",
-            topic,
-            "--partitions",
-            partitions,
-            "--replication-factor",
-            &replicas,
-        ]);
+        let create = ["--create", "--topic", topic, "--partitions", partitions, "--replication-factor", &replicas];
+        self.admin_topic(&[&create, settings].concat());
     }
 
     /// Deletes a topic with all it holds.

@@ -8,7 +8,7 @@ use crate::kafka::client::{ClientError, client_config};
 use crate::kafka::quiet::Quiet;
 
 /// The settings of each topic, in their order. `logged_in` is the context of a client that is.
-pub(super) fn ask(
+pub(in crate::kafka) fn ask(
     kafka: &Kafka,
     properties: &[(String, String)],
     topics: &[String],
