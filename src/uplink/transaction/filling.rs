@@ -30,7 +30,7 @@ impl Exactly<'_> {
         if let Err(error) = self.hand_over(client, &mut open) {
             if open.range.is_none() {
                 self.give_up_empty(client);
-                self.queue.end_transaction(index);
+                self.note_doubt(place, None);
                 self.refuse_first(place, first, error);
                 return None;
             }
@@ -100,7 +100,7 @@ impl Exactly<'_> {
             if outlet.ready.is_empty() {
                 outlet.forget_ready();
             }
-            self.queue.begin_transaction(outlet.index, first, last);
+            self.note_doubt(open.place, Some((first, last)));
         }
         self.metrics.uplink_in_flight_records.set(i64::try_from(open.in_flight().0).unwrap_or(i64::MAX));
         self.open = Some(open);
@@ -114,7 +114,7 @@ impl Exactly<'_> {
         if let (Some(next), Some(last)) = (outlet.ready.front(), outlet.ready.back()) {
             // Before any of these is sent: a seal from now on makes the doubt durable.
             let first = open.range.map_or(next.position, |(first, _)| first);
-            self.queue.begin_transaction(outlet.index, first, last.position);
+            self.note_doubt(open.place, Some((first, last.position)));
         }
         while open.has_room()
             && let Some(record) = self.outlets[open.place].ready.pop_front()

@@ -82,8 +82,7 @@ impl Exactly<'_> {
         if let Some(turn) = self.begin(client, place) {
             return Some(turn);
         }
-        let index = self.outlets[place].index;
-        self.queue.begin_transaction(index, letter.position, letter.position);
+        self.note_doubt(place, Some((letter.position, letter.position)));
         let mut open = Open::of_cursor(place);
         open.first_token = self.next_token;
         open.range = Some((letter.position, letter.position));
@@ -136,7 +135,7 @@ impl Exactly<'_> {
     pub(super) fn letter_committed(&mut self, place: usize, position: Position, skipped: u64) {
         let outlet = &self.outlets[place];
         self.queue.pass_over(outlet.index, position, skipped);
-        self.queue.end_transaction(outlet.index);
+        self.settle_doubt(place);
         self.letter_arrived(place, position);
     }
 

@@ -117,10 +117,10 @@ impl Exactly<'_> {
         match doubtful {
             Some((first, last)) if cursor.is_none() => tracing::warn!(stream = outlet.name, %first, %last,
                 "kafka has forgotten the cursor while a transaction was in doubt; its records are sent again, marked"),
-            Some(_) => {}
-            None => self.queue.end_transaction(outlet.index),
+            _ => {}
         }
         self.outlets[place].doubtful = doubtful;
+        self.note_doubt(place, None);
         if let Some((position, _)) = arrived {
             self.letter_arrived(place, position);
         }

@@ -284,7 +284,7 @@ impl World {
             Some(Event::Committed) => self.committed(),
             Some(Event::Aborted) => {
                 if self.agent.range.take().is_some() {
-                    self.agent.in_doubt = None;
+                    self.agent.in_doubt = self.agent.doubtful;
                 }
                 self.agent.commit_done = false;
             }
@@ -356,10 +356,7 @@ impl World {
         self.agent.lanes = resumed.lanes;
         let cursor = self.agent.lanes.cursor();
         self.agent.tail.retain(|position| *position >= cursor);
-        if resumed.doubtful.is_none() {
-            self.agent.in_doubt = None;
-        }
-        self.agent.doubtful = resumed.doubtful;
+        (self.agent.in_doubt, self.agent.doubtful) = (resumed.doubtful, resumed.doubtful);
     }
 
     fn cursor(&self) -> Committed {
@@ -396,7 +393,9 @@ impl World {
         let Some(last) = records.last().copied() else { return false };
         let is_doubtful = |position: &Position| agent.doubtful.is_some_and(|(a, b)| a <= *position && *position <= b);
         agent.sent.extend(records.iter().map(|position| (*position, is_doubtful(position))));
-        (agent.in_doubt, agent.range) = (Some((first, last)), Some((first, last)));
+        let (doubt_first, doubt_last) = agent.doubtful.unwrap_or((first, last));
+        agent.in_doubt = Some((first.min(doubt_first), last.max(doubt_last)));
+        agent.range = Some((first, last));
         true
     }
 
@@ -441,7 +440,7 @@ impl World {
             agent.ack(last);
         }
         agent.doubtful = agent.doubtful.filter(|(first, last)| agent.lanes.first_open(*first) <= *last);
-        agent.in_doubt = None;
+        agent.in_doubt = agent.doubtful;
     }
 
     /// Lets everything that is left arrive.
@@ -484,6 +483,27 @@ proptest! {
         for action in &actions {
             world.act(action);
         }
+        world.drain();
+        world.judge();
+    }
+}
+
+/// Kafka forgets the cursor of a transaction in doubt, and again while that is sent anew, marked: what was not yet handed
+/// over then must not lose its mark. Digits are records; steps go well, abort (`a`), or are lost, done (`L`) or not (`l`).
+#[test]
+fn what_is_sent_again_is_marked_however_often_it_fails() {
+    let action = |letter: char| match letter {
+        '.' => Action::Step(Fault::None),
+        'a' => Action::Step(Fault::AbortUndone),
+        'L' => Action::Step(Fault::LostDone),
+        'l' => Action::Step(Fault::LostUndone),
+        'F' => Action::Forget,
+        count => Action::Push(count.to_digit(10).unwrap().into()),
+    };
+    let actions: Vec<Action> = "......2..a..a2....LF111111........a..a..aa....F.l".chars().map(action).collect();
+    for length in 0..=actions.len() {
+        let mut world = World::new();
+        actions[..length].iter().for_each(|action| world.act(action));
         world.drain();
         world.judge();
     }

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::cursor::Range;
 use super::session::Event as Turn;
 use super::thread::Exactly;
 use crate::clock::boot_ns;
@@ -52,15 +53,35 @@ impl Exactly<'_> {
         if let Some(through) = through {
             self.queue.ack(index, through);
         }
-        let lanes = self.queue.lanes(index);
-        outlet.doubtful = outlet
-            .doubtful
-            .filter(|(first, last)| lanes.as_ref().is_some_and(|lanes| lanes.first_open(*first) <= *last));
-        self.queue.end_transaction(index);
+        self.settle_doubt(open.place);
         let delivered = open.count as u64;
         self.metrics.uplink_records_delivered.get_or_create(&ByStream { stream }).inc_by(delivered);
         self.metrics.uplink_in_flight_records.set(0);
         self.follow(open.place, events);
+    }
+
+    /// A transaction has arrived: what of the doubtful records it had is in doubt no more.
+    pub(super) fn settle_doubt(&mut self, place: usize) {
+        let outlet = &mut self.outlets[place];
+        let lanes = self.queue.lanes(outlet.index);
+        outlet.doubtful = outlet
+            .doubtful
+            .filter(|(first, last)| lanes.as_ref().is_some_and(|lanes| lanes.first_open(*first) <= *last));
+        self.note_doubt(place, None);
+    }
+
+    /// Tells the queue what may be in Kafka or not: the open transaction's records, and those that are sent again as Kafka
+    /// has forgotten what became of them, until they have arrived.
+    pub(super) fn note_doubt(&self, place: usize, open: Option<Range>) {
+        let outlet = &self.outlets[place];
+        let doubt = match (outlet.doubtful, open) {
+            (Some((first, last)), Some((open_first, open_last))) => Some((first.min(open_first), last.max(open_last))),
+            (doubtful, open) => doubtful.or(open),
+        };
+        match doubt {
+            Some((first, last)) => self.queue.begin_transaction(outlet.index, first, last),
+            None => self.queue.end_transaction(outlet.index),
+        }
     }
 
     pub(super) fn aborted(&mut self) {
@@ -81,7 +102,7 @@ impl Exactly<'_> {
             outlet.committed_ns = None;
         }
         if open.letter.is_some() {
-            self.queue.end_transaction(outlet.index);
+            self.note_doubt(open.place, None);
             return self.letter_failed(open.place, failure);
         }
         let mut events = Vec::new();
@@ -91,7 +112,7 @@ impl Exactly<'_> {
             events.extend(outlet.lane.reported(open.serial(sent), Some(failure), now_ns, fastrand::f64()));
         }
         if open.range.is_some() {
-            self.queue.end_transaction(outlet.index);
+            self.note_doubt(open.place, None);
         } else {
             events.extend(outlet.lane.put_off(failure, now_ns, fastrand::f64()));
         }
