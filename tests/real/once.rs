@@ -78,7 +78,7 @@ fn storm(name: &'static str, agent_kills: u32, broker_kills: u32) {
         if hangs {
             // Chance alone seldom meets a transaction whose records a crash would leave: most are of records in memory.
             scene.kafka.pause();
-            doubt::wait_until_open(&scene, &agent);
+            doubt::look_for_open(&scene, &agent);
             let_run(Duration::from_millis(random.u64(0..500)));
         }
         let told = doubt::told(&agent);

@@ -3,6 +3,7 @@
 //! twice, and nothing else has a mark.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use forebay::queue::inspect::Inspection;
 use forebay::reading::Position;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::cursors::{self, Cursors, STREAMS, WITH_AN_ID};
 use super::fencing::Rival;
-use super::{BROKER, PATIENCE, fleet, reload, scene, simulated, wait_for_transactions};
+use super::{BROKER, PATIENCE, fleet, let_run, reload, scene, simulated, wait_for_transactions};
 use crate::agent::{Agent, StreamNow};
 use crate::process::{output, tool, wait_for};
 use crate::scene::Scene;
@@ -67,6 +68,15 @@ pub(super) fn is_open(scene: &Scene, told: &[Told]) -> bool {
 /// Waits, while Kafka hangs, until the transaction that does so too has records on disk, and a crash would leave word of it.
 pub(super) fn wait_until_open(scene: &Scene, agent: &Agent) {
     wait_for("a transaction in doubt", PATIENCE, || is_open(scene, &told(agent)).then_some(()));
+}
+
+/// The same for so long as a transaction takes to be sealed. One of a backlog leaves no word before its commit, and none
+/// comes while Kafka hangs.
+pub(super) fn look_for_open(scene: &Scene, agent: &Agent) {
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end && !is_open(scene, &told(agent)) {
+        let_run(Duration::from_millis(20));
+    }
 }
 
 /// A transaction is open at the kill; Kafka ends it later.
