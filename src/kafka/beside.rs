@@ -74,9 +74,9 @@ mod tests {
     use rdkafka::mocking::{MockCluster, MockCoordinator};
 
     use super::super::client::Producer;
+    use super::super::client::tests::kafka;
     use super::super::transaction::{Committed, Group, Remedy, Trouble};
     use super::*;
-    use crate::config::{Delivery, Kafka, KafkaCompression};
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -112,25 +112,6 @@ mod tests {
         assert!(!call.is_under_way());
     }
 
-    fn kafka(cluster: &str) -> Kafka {
-        let properties = [("reconnect.backoff.ms", "50"), ("reconnect.backoff.max.ms", "100")];
-        Kafka {
-            brokers: cluster.split(',').map(str::to_owned).collect(),
-            client_id: "test".into(),
-            tls: None,
-            sasl: None,
-            compression: KafkaCompression::None,
-            in_flight_bytes_max: 64 * 1024,
-            linger: Duration::from_millis(5),
-            drain: Default::default(),
-            rate: Default::default(),
-            budget: None,
-            delivery: Delivery::AtLeastOnce,
-            properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            output: Default::default(),
-        }
-    }
-
     /// The same step until it ends, as the session has it.
     fn until_done(what: &str, mut step: impl FnMut() -> Result<(), Trouble>) {
         let begun = Instant::now();
@@ -149,7 +130,8 @@ mod tests {
         cluster.coordinator(MockCoordinator::Transaction("id".into()), 1).unwrap();
         cluster.coordinator(MockCoordinator::Group("id.telemetry".into()), 2).unwrap();
         cluster.partition_leader("telemetry", 0, Some(1)).unwrap();
-        let kafka = kafka(&cluster.bootstrap_servers());
+        let properties = [("reconnect.backoff.ms", "50"), ("reconnect.backoff.max.ms", "100")];
+        let kafka = kafka(&cluster.bootstrap_servers(), &properties);
         let client = Producer::transactional(&kafka, 1, "id", Duration::from_secs(60)).unwrap();
         until_done("init", || client.init_transactions(SLICE));
         client.begin_transaction().unwrap();

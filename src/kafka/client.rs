@@ -329,4 +329,4 @@ pub(super) fn client_config(properties: &[(String, String)]) -> Result<ClientCon
 
 #[cfg(test)]
 #[path = "client_tests.rs"]
-mod tests;
+pub(super) mod tests;

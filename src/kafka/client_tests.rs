@@ -56,21 +56,26 @@ impl StandIn {
             ("topic.metadata.refresh.interval.ms", "100"),
             ("reconnect.backoff.ms", "50"),
         ];
-        Kafka {
-            brokers: vec![format!("127.0.0.1:{}", self.port)],
-            client_id: "test".into(),
-            tls: None,
-            sasl: None,
-            compression: KafkaCompression::None,
-            in_flight_bytes_max: 64 * 1024,
-            linger: Duration::from_millis(5),
-            drain: Default::default(),
-            rate: Default::default(),
-            budget: None,
-            delivery: Delivery::AtLeastOnce,
-            properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            output: Default::default(),
-        }
+        kafka(&format!("127.0.0.1:{}", self.port), &properties)
+    }
+}
+
+/// The way to a cluster of these brokers, separated by commas.
+pub(in crate::kafka) fn kafka(brokers: &str, properties: &[(&str, &str)]) -> Kafka {
+    Kafka {
+        brokers: brokers.split(',').map(str::to_owned).collect(),
+        client_id: "test".into(),
+        tls: None,
+        sasl: None,
+        compression: KafkaCompression::None,
+        in_flight_bytes_max: 64 * 1024,
+        linger: Duration::from_millis(5),
+        drain: Default::default(),
+        rate: Default::default(),
+        budget: None,
+        delivery: Delivery::AtLeastOnce,
+        properties: properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        output: Default::default(),
     }
 }
 

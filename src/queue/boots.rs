@@ -130,8 +130,8 @@ pub(super) fn is_news_on_disk(known_us: Option<i64>, began_us: i64) -> bool {
 
 impl Queue {
     /// This boot of the machine began then, microseconds since 1970 UTC, as a clock says that can be trusted. From now on
-    /// records of this boot are read with their corrected time. It is made durable once a boot, and when it moves by more than 10 s.
-    /// No I/O.
+    /// records of this boot are read with their corrected time. It is made durable once a boot, and when it moves by more
+    /// than 10 s. No I/O.
     pub fn boot_began(&self, began_us: i64) {
         let inner = self.inner();
         let now_ns = inner.now_ns();
